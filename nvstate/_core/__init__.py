@@ -1,0 +1,1 @@
+"""What every operation shares: specs, plans, placement, primitives, lowering."""

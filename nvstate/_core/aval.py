@@ -1,0 +1,67 @@
+"""Types of operands: what is compared, printed and stored, and how arrays are told apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+Package = Literal["numpy", "jax"]
+Aval = Any  # jax.core.ShapedArray; its module moves, its `update` does not
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class OperandType:
+    """A dtype and a shape; with `open`, any number of batch axes may stand before `shape`."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    open: bool = False
+
+    def __str__(self) -> str:
+        """As JAX prints types, for example `complex64[4,8]`."""
+        dims = ["..."] * self.open + [str(n) for n in self.shape]
+        return f"{self.dtype}[{','.join(dims)}]"
+
+    @property
+    def size(self) -> int:
+        """Number of elements, without open batch axes."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes, without open batch axes."""
+        return self.size * np.dtype(self.dtype).itemsize
+
+
+def is_traced(x: object) -> bool:
+    """Whether `x` stands for an array inside a JAX transformation."""
+    return isinstance(x, jax.core.Tracer)
+
+
+def is_array(x: object) -> bool:
+    """Whether `x` is an array or a type that nvstate reads: NumPy's, JAX's or abstract."""
+    return isinstance(x, np.ndarray | jax.Array | jax.ShapeDtypeStruct)
+
+
+def type_of(x: Any) -> OperandType:
+    """The type of an array, a tracer or a `jax.ShapeDtypeStruct`."""
+    return OperandType(tuple(x.shape), str(x.dtype))
+
+
+def package_of(x: object) -> Package | None:
+    """Whose array `x` is; None for abstract operands, which fix no package."""
+    if isinstance(x, np.ndarray):
+        return "numpy"
+    return "jax" if isinstance(x, jax.Array) and not is_traced(x) else None
+
+
+def foreign(x: object) -> str:
+    """Name a thing that is no operand, and for DLPack's arrays the conversion that copies nothing."""
+    name = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | jax.Array):
+        return f"{name}; convert it without a copy by `jax.dlpack.from_dlpack(x)`"
+    return name

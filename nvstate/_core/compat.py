@@ -1,0 +1,44 @@
+"""The names of JAX that are private or may move, and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jax._src.array import ArrayImpl
+from jax._src.custom_partitioning_sharding_rule import (
+    sdy_sharding_rule_to_mlir,
+    str_to_sdy_sharding_rule,
+)
+from jax._src.lib.mlir import ir
+
+__all__ = ["ArrayImpl", "bytes_type", "device_count", "devices", "is_exporting", "sharding_rule"]
+
+
+def sharding_rule(rule: str, whole: tuple[str, ...], operands: list[Any], results: list[Any]) -> Any:
+    """A Shardy rule as an attribute; the factors named in `whole` are gathered, not split."""
+    parsed = str_to_sdy_sharding_rule(rule, need_replication_factors=whole)
+    return sdy_sharding_rule_to_mlir(parsed, operands, results)
+
+
+def bytes_type(shape: tuple[int, ...]) -> Any:
+    """The MLIR type of a u8 array."""
+    return ir.RankedTensorType.get(shape, ir.IntegerType.get_unsigned(8))
+
+
+def is_exporting(ctx: Any) -> bool:
+    """Whether a lowering is for `jax.export`, so must not name anything of this process."""
+    return ctx.module_context.lowering_parameters.for_export
+
+
+def device_count(ctx: Any) -> int:
+    """How many devices a lowering is for."""
+    context = ctx.module_context.axis_context
+    return context.num_devices if hasattr(context, "num_devices") else context.mesh.size
+
+
+def devices(ctx: Any) -> tuple[Any, ...] | None:
+    """The devices that a lowering is for; None if they are not known yet."""
+    context = ctx.module_context.axis_context
+    if hasattr(context, "num_devices"):
+        return context.device_assignment
+    return tuple(context.mesh.devices.flat)

@@ -1,0 +1,146 @@
+"""define(): a JAX primitive made from rules on specs. With `compat`, all that knows JAX's machinery."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+from jax.experimental.custom_partitioning import custom_partitioning
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from nvstate import errors
+from nvstate._core import compat, lower
+from nvstate._core.spec import Spec
+
+
+class Operation(Protocol):
+    """What `define` returns: the operation on arrays or tracers, under every transformation."""
+
+    def __call__(self, spec: Any, x: Any, choices: Any = None) -> jax.Array: ...
+
+
+def define(
+    name: str,
+    *,
+    results: Callable[[Any, Any], Any],
+    reference: Callable[[Any, Any], Any],
+    transpose: Callable[[Any, Any, Any], Any],
+    batch: Callable[[Any, int, int], Any],
+    whole: Callable[[Any, int], tuple[int, ...]],
+    cuda: Callable[[Any, Any, Any], Any] | None = None,
+) -> Operation:
+    """Define an operation that is linear in its one operand, from rules that are maps on specs.
+
+    Args:
+        name: of the primitive, `nvstate_<operation>`.
+        results: (spec, aval) -> aval of the result, by `aval.update`, so that sharding is kept;
+            the result has the operand's rank.
+        reference: (spec, x) -> y in `jax.numpy`: the definition, and the lowering of every
+            platform that has no other.
+        transpose: (spec, cotangent, choices) -> cotangent of the operand, without conjugation.
+        batch: (spec, dim, rank) -> the spec of the batched operand, of rank `rank`, whose new batch
+            axis is `dim`; the result has it in the same place.
+        whole: (spec, rank) -> the axes that a device must hold whole; the others may be split over
+            a mesh without a collective.
+        cuda: (spec, x, choices) -> y through the library, on CUDA; None: the reference.
+
+    Returns:
+        op(spec, x, choices=None) -> y. `choices` is what a plan chose: hashable, read by `cuda`
+        and `transpose` only.
+
+    Example:
+        `docs/contributing.md` defines a whole operation.
+    """
+    primitive = Primitive(name)
+
+    def operation(spec: Spec, x: Any, choices: Any = None) -> jax.Array:
+        return primitive.bind(x, spec=spec, choices=choices)
+
+    def abstract_eval(x: Any, *, spec: Spec, choices: Any) -> Any:
+        _refuse_split(name, x, whole(spec, x.ndim))
+        return results(spec, x)
+
+    def transpose_rule(ct: Any, x: Any, *, spec: Spec, choices: Any) -> tuple[Any]:
+        return (ad.Zero(x.aval) if type(ct) is ad.Zero else transpose(spec, ct, choices),)
+
+    def batching_rule(args: Any, dims: Any, *, spec: Spec, choices: Any) -> tuple[Any, int]:
+        (x,), (dim,) = args, dims
+        return operation(batch(spec, dim, x.ndim), x, choices), dim
+
+    # Outside of any `jit` a primitive is bound by derivatives that JAX evaluates eagerly.
+    eager = jax.jit(operation, static_argnums=(0, 2))
+    primitive.def_impl(lambda x, *, spec, choices: eager(spec, x, choices))
+    primitive.def_abstract_eval(abstract_eval)
+    ad.deflinear2(primitive, transpose_rule)
+    batching.primitive_batchers[primitive] = batching_rule
+
+    plain = mlir.lower_fun(lambda x, *, spec, choices: reference(spec, x), multiple_results=False)
+    split = _splitting_batches(reference, whole)
+    partitioned = mlir.lower_fun(lambda x, *, spec, choices: split(spec, x), multiple_results=False)
+
+    def lower_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
+        # The partitioners of jax 0.10 and 0.11 gather the operand of an XLA FFT, whichever axis is
+        # split. Custom partitioning does not, but writes the address of a Python object into the
+        # program: so not for one device, and not where the program leaves the process.
+        alone = compat.is_exporting(ctx) or compat.device_count(ctx) == 1
+        return (plain if alone else partitioned)(ctx, *operands, **params)
+
+    mlir.register_lowering(primitive, plain)
+    mlir.register_lowering(primitive, lower_cpu, platform="cpu")
+    if cuda is not None:
+        library = mlir.lower_fun(
+            lambda x, *, spec, choices: cuda(spec, x, choices), multiple_results=False
+        )
+        mlir.register_lowering(primitive, library, platform="cuda")
+    return operation
+
+
+def _refuse_split(name: str, x: Any, axes: tuple[int, ...]) -> None:
+    """Refuse an operand that is split, in an explicit mesh, along an axis that must be whole."""
+    split = x.sharding.spec
+    for axis in axes:
+        over = split[axis] if axis < len(split) else None
+        if over is not None and over is not jax.P.UNCONSTRAINED:
+            where = name.replace("_", ".")
+            raise errors.OperandError(
+                errors.message(
+                    where,
+                    f"axis {axis - x.ndim} is sharded over `{over}`",
+                    expected="an operand that each device holds whole along that axis",
+                    got=str(x),
+                    do="Gather it first with `jax.sharding.reshard(x, jax.P(…))`.",
+                )
+            )
+
+
+def _splitting_batches(
+    reference: Callable[[Any, Any], Any], whole: Callable[[Any, int], tuple[int, ...]]
+) -> Callable[[Any, Any], Any]:
+    """The reference, run on each device's own batches."""
+
+    def split(spec: Spec, x: Any) -> Any:
+        return reference(spec, x)
+
+    split = functools.wraps(reference)(custom_partitioning(split, static_argnums=(0,)))
+
+    def unsplit(spec: Spec, type_: Any) -> Any:
+        sharding = type_.sharding
+        axes = whole(spec, len(type_.shape))
+        entries = [*sharding.spec, *[None] * (len(type_.shape) - len(sharding.spec))]
+        kept = [None if axis in axes else entry for axis, entry in enumerate(entries)]
+        return jax.NamedSharding(sharding.mesh, jax.P(*kept))
+
+    def partition(spec: Spec, mesh: Any, operands: Any, result: Any) -> Any:
+        shardings = tuple(unsplit(spec, x) for x in operands)
+        return mesh, functools.partial(reference, spec), shardings[0], shardings
+
+    def rule(spec: Spec, mesh: Any, operands: Any, results: Any) -> Any:
+        rank = len(operands[0].shape)
+        operand, result, gathered = lower.factors(rank, whole(spec, rank))
+        return f"{operand} -> {result}", {"need_replication_factors": gathered}
+
+    split.def_partition(partition=partition, sharding_rule=rule)
+    return split

@@ -1,0 +1,47 @@
+"""Spec, the problem as data: what every operation's specification has in common."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+from typing import Any
+
+from nvstate._core.aval import OperandType
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """A problem in canonical form: plain values only, so that equal problems are equal keys.
+
+    An operation derives a frozen dataclass whose fields are strings, integers, booleans and tuples
+    of these. It holds no batch sizes and no device.
+    """
+
+    @functools.cached_property
+    def digest(self) -> int:
+        """63 bits that are the same in every process: a name for caches and native code."""
+        return digest(type(self).__name__, self.fields())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.fields()  # less the cached digest
+
+    def fields(self) -> dict[str, Any]:
+        """The fields by name, as plain values."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def accepts(self, planned: OperandType, got: OperandType) -> bool:
+        """Whether an operand of type `got` may stand where the plan was made for `planned`."""
+        return planned == got
+
+
+def digest(*values: Any) -> int:
+    """A digest of plain values that does not depend on the process."""
+    text = json.dumps(values, sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def frozen(value: Any) -> Any:
+    """Plain values as JSON returns them, with lists as the tuples they were."""
+    return tuple(map(frozen, value)) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

@@ -1,0 +1,55 @@
+// The few functions of the CUDA driver that nvstate calls, declared in our own words: no toolkit is
+// needed to build. They are looked up at run time and never linked.
+// tests/native/abi_cufft.cc compares them with the official header where there is one.
+
+#ifndef NVSTATE_ABI_CUDA_DRIVER_H_
+#define NVSTATE_ABI_CUDA_DRIVER_H_
+
+#include <cstddef>
+
+namespace nvstate::abi {
+
+enum CUresult : int {
+  CUDA_SUCCESS = 0,
+  CUDA_ERROR_INVALID_VALUE = 1,
+  CUDA_ERROR_OUT_OF_MEMORY = 2,
+  CUDA_ERROR_NOT_INITIALIZED = 3,
+  CUDA_ERROR_DEINITIALIZED = 4,
+  CUDA_ERROR_NO_DEVICE = 100,
+  CUDA_ERROR_INVALID_DEVICE = 101,
+  CUDA_ERROR_INVALID_CONTEXT = 201,
+  CUDA_ERROR_INVALID_HANDLE = 400,
+  CUDA_ERROR_ILLEGAL_ADDRESS = 700,
+  CUDA_ERROR_LAUNCH_FAILED = 719,
+  CUDA_ERROR_NOT_PERMITTED = 800,
+  CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED = 900,
+  CUDA_ERROR_STREAM_CAPTURE_INVALIDATED = 901,
+};
+
+enum CUstreamCaptureMode : int { CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
+enum CUstream_flags : int { CU_STREAM_NON_BLOCKING = 1 };
+
+using CUdevice = int;
+using CUdeviceptr = unsigned long long;  // NOLINT(runtime/int): the type that cuda.h has
+using CUcontext = struct CUctx_st*;
+using CUstream = struct CUstream_st*;
+using CUgraph = struct CUgraph_st*;
+
+CUresult cuInit(unsigned int flags);
+CUresult cuDeviceGet(CUdevice* device, int ordinal);
+CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device);
+CUresult cuCtxPushCurrent_v2(CUcontext context);
+CUresult cuCtxPopCurrent_v2(CUcontext* context);
+CUresult cuMemGetInfo_v2(size_t* free, size_t* total);
+CUresult cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes);
+CUresult cuMemFree_v2(CUdeviceptr pointer);
+CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream);
+CUresult cuStreamCreate(CUstream* stream, unsigned int flags);
+CUresult cuStreamDestroy_v2(CUstream stream);
+CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode);
+CUresult cuStreamEndCapture(CUstream stream, CUgraph* graph);
+CUresult cuGraphDestroy(CUgraph graph);
+
+}  // namespace nvstate::abi
+
+#endif  // NVSTATE_ABI_CUDA_DRIVER_H_

@@ -1,0 +1,90 @@
+// The process's native plans, of every library. A plan lives as long as someone refers to it:
+// an executable's call sites, or the list of recently used ones kept here. Executables may have
+// captured a plan's device addresses in CUDA graphs, so nothing here destroys a plan beneath them:
+// drop and clear only give up this list's own references.
+
+#ifndef NVSTATE_CACHE_H_
+#define NVSTATE_CACHE_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <set>
+#include <string>
+
+namespace nvstate {
+
+class NativePlan {
+ public:
+  virtual ~NativePlan() = default;
+  virtual int64_t bytes() const = 0;  // device memory taken, workspaces of XLA's not counted
+};
+
+class Cache {
+ public:
+  using Make = std::function<std::unique_ptr<NativePlan>()>;
+
+  struct Counts {
+    int64_t plans;   // alive
+    int64_t recent;  // of these, in the list of recently used ones
+    int64_t held;    // of these, referred to from elsewhere
+    int64_t bytes;   // of plans, and of workspaces that XLA's were too small for
+    int64_t hits;    // this and the next two since the process started
+    int64_t made;
+    int64_t destroyed;
+    int64_t own_workspaces;
+    int64_t limit;  // of recent
+  };
+
+  static Cache& Global();
+
+  // The plan of this key, made unless there is one. Two threads that ask at once wait for one
+  // making, which runs without the lock; if it throws, nothing is left and the next one tries.
+  std::shared_ptr<NativePlan> Get(const std::string& key, int64_t owner, const Make& make);
+
+  Counts Count();
+  void SetLimit(int64_t limit);
+  void Drop(int64_t owner);            // of no use to this owner; kept for others who asked for it
+  void DropSince(int64_t generation);  // those made after Generation() was this
+  void Clear();
+  int64_t Generation();
+
+  std::atomic<int64_t> own_workspaces{0};
+  std::atomic<int64_t> own_workspace_bytes{0};
+
+ private:
+  struct Entry {
+    std::weak_ptr<NativePlan> plan;
+    bool making = true;
+    bool recent = false;
+    std::list<std::pair<Entry*, std::shared_ptr<NativePlan>>>::iterator place;  // if recent
+    std::set<int64_t> owners;
+    int64_t generation = 0;
+  };
+  using Recent = std::list<std::pair<Entry*, std::shared_ptr<NativePlan>>>;
+  using Entries = std::map<std::string, Entry>;  // its nodes do not move
+
+  void Touch(Entry& entry, const std::shared_ptr<NativePlan>& plan, Recent& gone);
+  void Forget(Entry& entry, Recent& gone);
+  void Shrink(Recent& gone);
+  void Died(const std::string& key);
+
+  std::mutex mutex_;  // plans are never destroyed while it is held: they come back, into Died
+  std::condition_variable made_one_;
+  Entries entries_;
+  Recent recent_;  // the latest first
+  int64_t limit_ = 64;
+  int64_t generation_ = 0;
+  int64_t hits_ = 0;
+  int64_t made_ = 0;
+  int64_t destroyed_ = 0;
+};
+
+}  // namespace nvstate
+
+#endif  // NVSTATE_CACHE_H_

@@ -1,0 +1,322 @@
+"""FFTPlan, and plan(), which makes one."""
+
+from __future__ import annotations
+
+import html
+from typing import Any, ClassVar, Literal, Unpack
+
+import jax
+
+from nvstate import errors
+from nvstate._core import aval, lower, placement
+from nvstate._core.aval import OperandType
+from nvstate._core.plan import Plan
+from nvstate.fft import primitive, strategy as strategies, workspace
+from nvstate.fft.spec import WHERE, FFTSpec, Problem, spec as make_spec
+from nvstate.fft.strategy import Strategy
+
+
+class FFTPlan(Plan):
+    """A planned transform: call it, `y = plan(x)`. Made by `plan`; immutable; a pytree."""
+
+    where: ClassVar[str] = WHERE
+    kind: ClassVar[Any] = FFTSpec
+    operation: ClassVar[Any] = staticmethod(primitive.fft)
+    spec: FFTSpec
+
+    @property
+    def inplace(self) -> bool:
+        """Whether the result takes the operand's memory."""
+        return self.spec.inplace
+
+    @property
+    def result(self) -> OperandType:
+        """Type of the result."""
+        shape = self.spec.result_shape(self.operand.shape)
+        return OperandType(shape, self.spec.result_dtype, self.operand.open)
+
+    def inverse(self) -> FFTPlan:
+        """Plan the transform that undoes this one on its result.
+
+        Direction or kind is turned; lengths (so the parity too), `norm`, placement and a pinned
+        strategy are kept. In "c2c" both share one cuFFT plan. With `norm="none"` the two in turn
+        multiply by N; a crop is not undone.
+
+        Example:
+            >>> x = jnp.ones((2, 9))
+            >>> plan = nvs.fft.plan(x, axes=(1,))
+            >>> bool(jnp.allclose(plan.inverse()(plan(x)), x))
+            True
+        """
+        inverse = self.spec.inverse()
+        return FFTPlan.of(inverse, self.result, self.placement, self.choices)
+
+    @property
+    def backend(self) -> Literal["cufft", "xla"]:
+        """What runs where the plan was made for; for an abstract type, on the default device."""
+        platform = self.placement.platform if self.placement else jax.default_backend()
+        return "cufft" if platform in {"cuda", "gpu"} else "xla"
+
+    @property
+    def strategy(self) -> Strategy:
+        """How cuFFT's calls are laid out, or would be on CUDA."""
+        return strategies.choose(self.spec, self.operand.shape, self.choices)
+
+    @property
+    def scaling(self) -> Literal["none", "multiply"]:
+        """On CUDA: "multiply" is an XLA multiply after the call, fused into what follows."""
+        return "none" if self.spec.scale == 1 else "multiply"
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Bytes that one call needs beside operand and result; 0 on CPU."""
+        return estimate_workspace(self, technique="refined" if self.workspace_exact else "bound")
+
+    @property
+    def workspace_exact(self) -> bool:
+        """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
+        return self.backend == "xla" or bool(lower.visible_devices())
+
+    def arguments(self) -> str:
+        """What to type between the parentheses of `plan()` to plan the same for another operand."""
+        spec = self.spec
+        rank = len(self.operand.shape)
+        front = tuple(sorted(spec.positions(rank))) if spec.kind == "c2c" else spec.positions(rank)
+        said = [self.name]
+        if front != tuple(range(rank)):
+            said.append(f"axes={front}")
+        if spec.kind == "c2r":
+            said.append('kind="c2r"')
+        if spec.direction == "inverse" and spec.kind == "c2c":
+            said.append('direction="inverse"')
+        if spec.norm != "backward":
+            said.append(f'norm="{spec.norm}"')
+        if spec.extents != spec.needed or (spec.kind == "c2r" and spec.lengths[-1] % 2):
+            said.append(f"s={spec.lengths}")
+        if spec.hermitian != "numpy":
+            said.append(f'hermitian="{spec.hermitian}"')
+        if spec.inplace:
+            said.append("inplace=True")
+        if self.choices != "auto":
+            said.append(f'strategy="{self.choices}"')
+        return ", ".join(said)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        spec = self.spec
+        where = f" on {self.placement}" if self.placement else ""
+        rows = [
+            ("transform", f"{spec.kind} {spec.direction}, axes {spec.axes}, lengths {spec.lengths}"),
+            ("operand", f"{self.operand}{where}{', consumed' if spec.inplace else ''}"),
+            ("result", f"{self.result}"),
+            ("scale", f"{spec.scale:.6g} ({spec.norm})"),
+        ]
+        if self.backend == "xla":
+            return [*rows, ("runs", "XLA's own FFT")]
+        exact = "" if self.workspace_exact else " at most"
+        rows += [
+            ("runs", f"cuFFT, {self.strategy}"),
+            ("scaling", {"none": "none needed", "multiply": "a multiply by XLA"}[self.scaling]),
+            ("workspace", f"{self.workspace_bytes} bytes{exact}, by XLA"),
+        ]
+        return rows + [("moves", what) for what in self._moves()]
+
+    def _moves(self) -> list[str]:
+        """Every pad, copy and transpose around cuFFT's calls."""
+        spec, moves = self.spec, []
+        pads = [
+            axis
+            for axis, have, need in zip(spec.axes, spec.extents, spec.needed, strict=True)
+            if have < need
+        ]
+        if pads:
+            moves.append(f"axes {tuple(pads)} are padded with zeros")
+        shape = self.operand.shape
+        for stage in strategies.stages(spec):
+            if strategies.choose(stage, shape, self.choices if stage is spec else "auto") == (
+                "transpose"
+            ):
+                moves.append(f"axes {stage.axes} are transposed to the end and back")
+            shape = stage.result_shape(shape)
+        if spec.kind == "c2r":
+            moves.append("the operand is copied if it is used again: cuFFT may overwrite it")
+            if primitive.is_symmetrised(spec):
+                moves.append("planes that mirror themselves are made Hermitian, as NumPy does")
+        if spec.inplace:
+            moves.append("under `jit` an operand that is not donated is copied once")
+        return moves
+
+    def describe(self) -> str:
+        """Say what will run: types, axes, scale, library, strategy, workspace and every move.
+
+        Example:
+            >>> print(nvs.fft.plan(jnp.ones((2, 8), "complex64"), axes=(1,)).describe())
+            transform  c2c forward, axes (-1,), lengths (8,)
+            operand    complex64[2,8] on cpu:0
+            result     complex64[2,8]
+            scale      1 (backward)
+            runs       XLA's own FFT
+        """
+        return "\n".join(f"{name:<10} {text}" for name, text in self._rows())
+
+    def __repr__(self) -> str:
+        return f"FFTPlan({self.operand} -> {self.result}: {', '.join(t for _, t in self._rows()[::4])})"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
+            for name, text in self._rows()
+        )
+        return f"<table><caption>FFTPlan</caption>{cells}</table>"
+
+
+def plan(
+    x: Any, operand: Any = None, /, *, strategy: Strategy = "auto", **problem: Unpack[Problem]
+) -> FFTPlan:
+    """Plan a discrete Fourier transform over any axes.
+
+    Forward, y[k] = c Σₙ x[n] exp(-2πi Σⱼ kⱼ nⱼ / Nⱼ); inverse has +. `norm` says which c is not 1.
+
+    Args:
+        x: complex64|complex128 [...], float32|float64 [...] for "r2c"; only its type and placement
+            are read: a `jax.ShapeDtypeStruct` or a tracer will do. Or an `FFTSpec`, with no keyword
+            of a problem beside it.
+        operand: the operand, if `x` is a spec. Without it the transform's axes must be the last
+            ones, and any number of batch axes may come before them.
+        strategy: pins how cuFFT's calls are laid out: "contiguous", "strided", "loop",
+            "transpose", "composed"; "auto" takes the rule of `docs/explanation/fft-strategies.md`.
+            CPUs have one way.
+        **problem: which transform it is, as in `spec`: `axes`, `n`, `s`, `kind`, `direction`,
+            `norm`, `last_axis_parity`, `hermitian`, `inplace`.
+
+    Returns:
+        A plan. `plan(x)` is y, [..., *lengths] along `axes`; for "r2c" the last of `axes` is
+        N//2 + 1 long. From a NumPy array it takes and returns NumPy, on the CPU; from a
+        `jax.Array` it takes and returns JAX, on that device; from a type either, and returns JAX.
+
+    Raises:
+        SpecError: no such transform.
+        UnsupportedError: float16 and bfloat16; a pinned strategy that the layout cannot have.
+        OperandError: `operand` does not fit the spec.
+
+    Example:
+        >>> x = jnp.ones((2, 8), "complex64")
+        >>> nvs.fft.plan(x, axes=(1,))(x)[0, 0]
+        Array(8.+0.j, dtype=complex64)
+
+    Source: cufftXtMakePlanMany, cufftXtExec; `jax.numpy.fft` on CPUs.
+    """
+    if strategy not in strategies.names():
+        listed = ", ".join(f'"{name}"' for name in strategies.names())
+        raise _spec_error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
+    if not isinstance(x, FFTSpec):
+        if operand is not None:
+            raise _spec_error(
+                "two operands", "`plan(x, …)` or `plan(spec, x)`", "`plan(x, x)`", "Pass a spec first."
+            )
+        made = make_spec(x, **problem)
+        planned, where = aval.type_of(x), placement.of(x)
+    else:
+        if problem:
+            raise _spec_error(
+                "a spec and keywords of a problem",
+                "one of them",
+                ", ".join(f"`{name}`" for name in problem),
+                "Leave the keywords out, or make another spec.",
+            )
+        made = x
+        planned, where = _planned(made, operand), None if operand is None else placement.of(operand)
+    strategies.choose(made, planned.shape, strategy)
+    return FFTPlan.of(made, planned, where, strategy)
+
+
+def estimate_workspace(
+    x: Any,
+    /,
+    *,
+    technique: Literal["bound", "default", "refined"] = "default",
+    device: jax.Device | None = None,
+    **problem: Unpack[Problem],
+) -> int:
+    """Estimate the bytes of cuFFT's work area for one call. 0 for a plan that runs on a CPU.
+
+    Args:
+        x: a plan; or an operand, a type or a spec, as `plan` takes it.
+        technique: "bound": a formula, which needs neither library nor device; "default":
+            cufftEstimateMany; "refined": cufftXtGetSizeMany, what a plan will ask for.
+        device: a CUDA device; None: the plan's, else the first.
+        **problem: as in `plan`, if `x` is not a plan.
+
+    Returns:
+        Bytes; of the stage that needs most, if the transform is composed.
+
+    Raises:
+        SpecError: an unknown technique; or as `plan`.
+        UnsupportedError: no CUDA device for "default" or "refined".
+        LibraryError: cuFFT is not found.
+
+    Example:
+        >>> nvs.fft.estimate_workspace(jnp.ones((2, 8), "complex64"), axes=(1,))
+        0
+
+    Source: cufftEstimateMany, cufftXtGetSizeMany.
+    """
+    techniques = ("bound", "default", "refined")
+    if technique not in techniques:
+        raise _spec_error(
+            "unknown `technique`", f"one of {techniques}", repr(technique), "Pass one of them."
+        )
+    planned = x if isinstance(x, FFTPlan) else plan(x, **problem)
+    if device is None and planned.backend == "xla":
+        return 0
+    spec, choices = planned.spec, planned.choices
+    operand = jax.ShapeDtypeStruct(planned.operand.shape, planned.operand.dtype)
+    made = lower.calls(lambda a: primitive.cuda(spec, a, choices), operand)
+    if technique == "bound":
+        return max(workspace.bound(*call) for call in made)
+    here = [d for d in lower.visible_devices() if device is None or d is device]
+    wanted = planned.placement.devices[0] if planned.placement else None
+    ordinals = [d.local_hardware_id for d in here if device or wanted in {None, placement.name(d)}]
+    if not ordinals:
+        raise errors.UnsupportedError(
+            errors.message(
+                WHERE,
+                f'technique "{technique}" asks cuFFT, which needs a CUDA device',
+                expected="a CUDA device of this process",
+                got=str(device or wanted or "none"),
+                do='Use `technique="bound"`.',
+            )
+        )
+    return max(workspace.estimated(*call, technique, ordinals[0]) for call in made)
+
+
+def _planned(spec: FFTSpec, operand: Any) -> OperandType:
+    if operand is not None:
+        got = aval.type_of(operand)
+        if got.dtype == spec.operand_dtype and spec.accepts(
+            OperandType(got.shape, spec.operand_dtype), got
+        ) and tuple(got.shape[a] for a in spec.axes) == spec.extents:
+            return got
+        raise errors.OperandError(
+            errors.message(
+                WHERE,
+                "the operand does not fit the spec",
+                expected=f"{spec.operand_dtype} with extents {spec.extents} along axes {spec.axes}",
+                got=str(got),
+                do="Make the spec from this operand, or pass the spec alone.",
+            )
+        )
+    count = len(spec.axes)
+    if sorted(spec.axes) != list(range(-count, 0)):
+        raise _spec_error(
+            "a spec alone says nothing of the axes between",
+            "transform axes that are the last ones",
+            f"axes {spec.axes}",
+            "Pass an operand or its type beside it: `plan(spec, x)`.",
+        )
+    shape = dict(zip(spec.axes, spec.extents, strict=True))
+    return OperandType(tuple(shape[a] for a in range(-count, 0)), spec.operand_dtype, open=True)
+
+
+def _spec_error(what: str, expected: str, got: str, do: str) -> errors.SpecError:
+    return errors.SpecError(errors.message(WHERE, what, expected=expected, got=got, do=do))

@@ -1,0 +1,191 @@
+"""The FFT's reference, derivative and library call: rules that are maps on specs."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nvstate._core import lower
+from nvstate._core.primitive import define
+from nvstate.fft import strategy, workspace
+from nvstate.fft.spec import WHERE, FFTSpec
+
+TARGET = "nvstate_cufft_v1"
+
+
+def reference(spec: FFTSpec, x: jax.Array) -> jax.Array:
+    """The transform by `jax.numpy`: its definition, and what CPUs run."""
+    # "none" is the name of whichever norm leaves this direction unscaled.
+    unscaled = "backward" if spec.direction == "forward" else "forward"
+    norm = unscaled if spec.norm == "none" else spec.norm
+    if spec.kind == "c2r":
+        # By stages, as NumPy defines it; XLA's C2R of several axes differs where the operand is
+        # not Hermitian (jax#29325).
+        *outer, last = zip(spec.axes, spec.lengths, strict=True)
+        if outer:
+            x = _fftn(jnp.fft.ifftn, x, outer, norm)
+        return jnp.fft.irfft(x, n=last[1], axis=last[0], norm=norm)
+    by_kind = {
+        ("c2c", "forward"): jnp.fft.fftn,
+        ("c2c", "inverse"): jnp.fft.ifftn,
+        ("r2c", "forward"): jnp.fft.rfftn,
+    }
+    rows = list(zip(spec.axes, spec.lengths, strict=True))
+    return _fftn(by_kind[spec.kind, spec.direction], x, rows, norm)
+
+
+def _fftn(function: Any, x: jax.Array, rows: list[tuple[int, int]], norm: str) -> jax.Array:
+    axes, lengths = (tuple(column) for column in zip(*rows, strict=True))
+    return function(x, s=lengths, axes=axes, norm=norm)
+
+
+def transpose(spec: FFTSpec, ct: jax.Array, choices: Any) -> jax.Array:
+    """The transposed map, without conjugation, as JAX has it.
+
+    A DFT matrix is symmetric. For the real kinds, with z_k = conj(ȳ_k)/w_k,
+    x̄[n] = Re Σ_k ȳ_k exp(-2πi kn/N) = Σ_k w_k Re(z_k exp(+2πi kn/N)), which is a c2r of z; and the
+    other way round. w is 2 where a stored frequency has a mirror image, else 1.
+    """
+    turned = spec.transposed()
+    if spec.kind == "c2c":
+        y = fft(turned, ct, choices)
+    elif spec.kind == "r2c":
+        y = fft(turned, jnp.conj(ct) / _mirrored(spec, ct), choices)
+    else:
+        y = fft(turned, ct, choices)
+        y = jnp.conj(y * _mirrored(spec, y))
+    return _fitted(y, spec.axes, spec.extents)
+
+
+def _mirrored(spec: FFTSpec, x: jax.Array) -> jax.Array:
+    """1 at frequency zero and, for an even length, at the last; else 2. Along the halved axis."""
+    n = spec.lengths[-1]
+    weights = np.full(n // 2 + 1, 2, dtype=x.real.dtype)
+    weights[0] = 1
+    if n % 2 == 0:
+        weights[-1] = 1
+    shape = [1] * x.ndim
+    shape[spec.axes[-1]] = weights.size
+    return jnp.asarray(weights.reshape(shape))
+
+
+def _fitted(x: jax.Array, axes: tuple[int, ...], extents: tuple[int, ...]) -> jax.Array:
+    """Crop `x` or pad it with zeros to `extents` along `axes`: a map that is its own transpose."""
+    config = [(0, 0, 0)] * x.ndim
+    for axis, extent in zip(axes, extents, strict=True):
+        config[axis] = (0, extent - x.shape[axis], 0)
+    if not any(high for _, high, _ in config):
+        return x
+    return jax.lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+# On CUDA
+
+
+def cuda(spec: FFTSpec, x: jax.Array, choices: Any) -> jax.Array:
+    """The transform by cuFFT, unscaled, then the scale, which XLA fuses with what follows."""
+    strategy.choose(spec, x.shape, choices or "auto")
+    for stage in strategy.stages(spec):
+        x = _stage(stage, x, choices if len(spec.axes) <= 3 else "auto")
+    return _scaled(x, spec.scale)
+
+
+def _stage(spec: FFTSpec, x: jax.Array, choices: Any) -> jax.Array:
+    # cuFFT can skip elements of an operand that is too long, but not invent missing ones.
+    fits = tuple(max(have, need) for have, need in zip(spec.extents, spec.needed, strict=True))
+    x = _fitted(x, spec.axes, fits)
+    spec = dataclasses.replace(spec, extents=fits)
+    if is_symmetrised(spec):
+        x = symmetrised(spec, x)
+    rank = x.ndim
+    positions = spec.positions(rank)
+    rest = tuple(axis for axis in range(rank) if axis not in positions)
+    order = (*rest, *positions)
+    if strategy.choose(spec, x.shape, choices or "auto") != "transpose":
+        return lower.call(x, _call(spec, x.shape, order))
+    trailing = dataclasses.replace(spec, axes=tuple(range(-len(positions), 0)))
+    x = jax.lax.transpose(x, order)
+    y = lower.call(x, _call(trailing, x.shape, tuple(range(rank))))
+    return jax.lax.transpose(y, lower.layout(order))
+
+
+def _call(spec: FFTSpec, shape: tuple[int, ...], order: tuple[int, ...]) -> lower.Call:
+    attributes = {
+        "v": np.int64(1),
+        "owner": np.int64(spec.digest),
+        "kind": spec.kind,
+        "inverse": np.int64(spec.direction == "inverse"),
+        "lengths": spec.lengths,
+        "layout": lower.layout(order),
+    }
+    return lower.Call(
+        target=TARGET,
+        where=WHERE,
+        attributes=tuple(attributes.items()),
+        order=order,
+        batch=len(order) - len(spec.axes),
+        shape=spec.result_shape(shape),
+        dtype=spec.result_dtype,
+        inplace=spec.inplace,
+        destroys=spec.kind == "c2r",
+        workspace=workspace.needed,
+    )
+
+
+def is_symmetrised(spec: FFTSpec) -> bool:
+    """Whether a pass makes the operand's self-mirrored planes Hermitian first."""
+    return spec.kind == "c2r" and spec.hermitian == "numpy"
+
+
+def symmetrised(spec: FFTSpec, x: jax.Array) -> jax.Array:
+    """Replace the planes that hold their own mirror images by their Hermitian part.
+
+    NumPy's irfftn takes the real part of these planes after transforming the other axes, which is
+    the transform of (X[k] + conj(X[-k])) / 2. cuFFT's C2R reads half of each and trusts the rest.
+    """
+    n = spec.lengths[-1]
+    planes = [0, n // 2] if n % 2 == 0 else [0]
+    last = spec.axes[-1] + x.ndim
+    for plane in planes:
+        part = jax.lax.slice_in_dim(x, plane, plane + 1, axis=last)
+        # A crop leaves elements that the transform does not read: mirror within `lengths`.
+        mirror = part
+        for axis, length in zip(spec.axes[:-1], spec.lengths[:-1], strict=True):
+            position = axis + x.ndim
+            zero = jax.lax.slice_in_dim(mirror, 0, 1, axis=position)
+            rest = jax.lax.slice_in_dim(mirror, 1, length, axis=position)
+            unread = jax.lax.slice_in_dim(mirror, length, None, axis=position)
+            mirror = jnp.concatenate([zero, jax.lax.rev(rest, (position,)), unread], position)
+        part = (part + jnp.conj(mirror)) / 2
+        x = jax.lax.dynamic_update_slice_in_dim(x, part, plane, last)
+    return x
+
+
+def _scaled(x: jax.Array, scale: float) -> jax.Array:
+    if scale == 1:
+        return x
+    if not jnp.iscomplexobj(x):
+        return x * x.dtype.type(scale)
+    # By parts: a complex product would turn an infinity into NaN.
+    c = np.dtype(x.real.dtype).type(scale)
+    return jax.lax.complex(x.real * c, x.imag * c)
+
+
+def whole(spec: FFTSpec, rank: int) -> tuple[int, ...]:
+    """The axes that a device must hold whole."""
+    return spec.positions(rank)
+
+
+fft = define(
+    "nvstate_fft",
+    results=FFTSpec.results,
+    reference=reference,
+    transpose=transpose,
+    batch=FFTSpec.shifted,
+    whole=whole,
+    cuda=cuda,
+)

@@ -1,0 +1,371 @@
+"""FFTSpec, the transform as data, and spec(), which brings arguments into that form."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from typing import Any, Literal, TypedDict, get_args
+
+import numpy as np
+
+from nvstate import errors
+from nvstate._core import aval, dtypes
+from nvstate._core.aval import Aval, OperandType
+from nvstate._core.spec import Spec
+
+Kind = Literal["c2c", "r2c", "c2r"]
+Direction = Literal["forward", "inverse"]
+Norm = Literal["backward", "ortho", "forward", "none"]
+Parity = Literal["even", "odd"]
+Hermitian = Literal["numpy", "assume"]
+
+WHERE = "nvstate.fft"
+TURNED: dict[Norm, Norm] = {
+    "backward": "forward",
+    "forward": "backward",
+    "ortho": "ortho",
+    "none": "none",
+}
+
+
+class Problem(TypedDict, total=False):
+    """The keywords of `spec`, for every function that passes them on."""
+
+    axes: tuple[int, ...] | None
+    n: int | None
+    s: tuple[int, ...] | None
+    kind: Kind | None
+    direction: Direction | None
+    norm: Norm | None
+    last_axis_parity: Parity | None
+    hermitian: Hermitian
+    inplace: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class FFTSpec(Spec):
+    """A transform over `axes`; an operand's other axes are batch, of any number and size.
+
+    Attributes:
+        kind: "c2c", "r2c" or "c2r".
+        direction: "forward", exp(-2πi…), or "inverse", exp(+2πi…).
+        norm: which direction is scaled; see `scale`.
+        axes: negative; ascending, but for the last, which "r2c" and "c2r" halve.
+        lengths: of the transform along `axes`, on the side that is not halved.
+        extents: of the operand along `axes`; where they differ from what `lengths` need, the
+            operand is cropped or padded with zeros.
+        dtype: of the complex side.
+        hermitian: whether a c2r operand is taken as NumPy does, or assumed Hermitian.
+        inplace: whether the result takes the operand's memory.
+    """
+
+    kind: Kind
+    direction: Direction
+    norm: Norm
+    axes: tuple[int, ...]
+    lengths: tuple[int, ...]
+    extents: tuple[int, ...]
+    dtype: str
+    hermitian: Hermitian = "numpy"
+    inplace: bool = False
+
+    @property
+    def operand_dtype(self) -> str:
+        """Dtype of the operand."""
+        return dtypes.REAL[self.dtype] if self.kind == "r2c" else self.dtype
+
+    @property
+    def result_dtype(self) -> str:
+        """Dtype of the result."""
+        return dtypes.REAL[self.dtype] if self.kind == "c2r" else self.dtype
+
+    @property
+    def halved(self) -> tuple[int, ...]:
+        """`lengths`, with the last one as a half spectrum stores it."""
+        return (*self.lengths[:-1], self.lengths[-1] // 2 + 1)
+
+    @property
+    def needed(self) -> tuple[int, ...]:
+        """Extents of an operand that is neither cropped nor padded."""
+        return self.halved if self.kind == "c2r" else self.lengths
+
+    @property
+    def produced(self) -> tuple[int, ...]:
+        """Extents of the result along `axes`."""
+        return self.halved if self.kind == "r2c" else self.lengths
+
+    @property
+    def scale(self) -> float:
+        """The factor c: 1, 1/N or 1/√N, from the exact integer N = Π lengths."""
+        size = math.prod(self.lengths)
+        if self.norm == "ortho":
+            return 1 / math.sqrt(size)
+        scaled = {"backward": "inverse", "forward": "forward"}.get(self.norm)
+        return 1 / size if scaled == self.direction else 1.0
+
+    def result_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Shape of the result for an operand of `shape`."""
+        dims = list(shape)
+        for axis, n in zip(self.axes, self.produced, strict=True):
+            dims[axis] = n
+        return tuple(dims)
+
+    def results(self, x: Aval) -> Aval:
+        """Type of the result: an update, since a type made anew would lose its sharding."""
+        return x.update(shape=self.result_shape(x.shape), dtype=np.dtype(self.result_dtype))
+
+    def accepts(self, planned: OperandType, got: OperandType) -> bool:
+        """The same extents along `axes`, and the same number of transforms in any batch axes."""
+        if planned == got:
+            return True
+        if got.dtype != planned.dtype or len(got.shape) < -min(self.axes):
+            return False
+        extents = tuple(got.shape[axis] for axis in self.axes)
+        return extents == self.extents and (planned.open or got.size == planned.size)
+
+    def transposed(self) -> FFTSpec:
+        """The spec of the transposed linear map, up to the weights of a half spectrum."""
+        turned: dict[str, Any] = {"extents": self.produced, "inplace": False}
+        if self.kind != "c2c":
+            kind, direction = ("c2r", "inverse") if self.kind == "r2c" else ("r2c", "forward")
+            turned |= {"kind": kind, "direction": direction, "norm": TURNED[self.norm]}
+        return dataclasses.replace(self, **turned, hermitian="numpy")
+
+    def inverse(self) -> FFTSpec:
+        """The spec that undoes this transform on its result."""
+        kind = {"c2c": "c2c", "r2c": "c2r", "c2r": "r2c"}[self.kind]
+        direction = "forward" if self.direction == "inverse" else "inverse"
+        return dataclasses.replace(
+            self, kind=kind, direction=direction, extents=self.produced, hermitian="numpy"
+        )
+
+    def shifted(self, dim: int, rank: int) -> FFTSpec:
+        """The spec of an operand that `vmap` gave a batch axis at `dim` and so `rank` axes."""
+        return dataclasses.replace(self, axes=tuple(a - (a + rank <= dim) for a in self.axes))
+
+    def positions(self, rank: int) -> tuple[int, ...]:
+        """`axes`, counted from the front."""
+        return tuple(axis + rank for axis in self.axes)
+
+
+def spec(
+    x: Any,
+    /,
+    *,
+    axes: tuple[int, ...] | None = None,
+    n: int | None = None,
+    s: tuple[int, ...] | None = None,
+    kind: Kind | None = None,
+    direction: Direction | None = None,
+    norm: Norm | None = "backward",
+    last_axis_parity: Parity | None = None,
+    hermitian: Hermitian = "numpy",
+    inplace: bool = False,
+) -> FFTSpec:
+    """Specify a discrete Fourier transform. Validates; touches no device.
+
+    y[k] = c Σₙ x[n] exp(∓2πi Σⱼ kⱼ nⱼ / Nⱼ), - forward and + inverse; N = Π Nⱼ.
+
+    Args:
+        x: complex64|complex128 [...], float32|float64 [...] for "r2c". Only its type is read: an
+            array, a tracer or a `jax.ShapeDtypeStruct`.
+        axes: distinct axes of `x`, in any order; None: all, or the last `len(s)`. "r2c" and "c2r"
+            halve the last one named. Up to three run as one transform, more by composition.
+        n: length of the last axis, for "c2r" of the real side: crop, or pad with zeros, first.
+        s: the same for all `axes`.
+        kind: "c2c", "r2c" or "c2r"; None: "r2c" if `x` is real, else "c2c".
+        direction: "forward" or "inverse"; None: "inverse" for "c2r", else "forward".
+        norm: c forward and inverse: "backward" or None: 1, 1/N; "ortho": 1/√N, 1/√N;
+            "forward": 1/N, 1; "none": 1, 1, so that a round trip gives N·x.
+        last_axis_parity: "c2r" alone: whether m stored frequencies become 2(m-1) points ("even",
+            the default) or 2m-1 ("odd").
+        hermitian: "c2r" alone: "numpy" gives what `numpy.fft.irfftn` does for any operand;
+            "assume" skips that pass: the operand's symmetry is your promise, else the result of
+            several axes is undefined on CUDA.
+        inplace: "c2c" alone: the result takes the operand's memory, and an eager call consumes
+            the operand. Under `jit`, donate it.
+
+    Returns:
+        The spec: equal problems are equal, hash alike and pickle.
+
+    Raises:
+        SpecError: no such transform.
+        UnsupportedError: float16 and bfloat16.
+
+    Example:
+        >>> nvs.fft.spec(jnp.ones((2, 8), "complex64"), axes=(1,)).lengths
+        (8,)
+    """
+    if not aval.is_array(x):
+        raise _error(
+            "no operand", "an array or a jax.ShapeDtypeStruct", aval.foreign(x), "Pass one."
+        )
+    operand = aval.type_of(x)
+    _choice("kind", kind, Kind)
+    _choice("direction", direction, Direction)
+    _choice("norm", norm, Norm)
+    _choice("last_axis_parity", last_axis_parity, Parity)
+    _choice("hermitian", hermitian, Hermitian, optional=False)
+    kind = _kind(operand.dtype, kind)
+    direction = _direction(kind, direction)
+    if kind != "c2r":
+        for name, value, default in (
+            ("last_axis_parity", last_axis_parity, None),
+            ("hermitian", hermitian, "numpy"),
+        ):
+            if value != default:
+                raise _error(
+                    f"`{name}` is about complex operands with a real result",
+                    '`kind="c2r"`',
+                    f'`kind="{kind}"` with `{name}="{value}"`',
+                    f"Leave `{name}` out.",
+                )
+    s = None if s is None else tuple(operator.index(length) for length in s)
+    axes = _axes(operand, axes, s)
+    if n is not None and s is not None:
+        raise _error("both `n` and `s`", "one of them", f"n={n}, s={s}", "Leave `n` out.")
+    extents = tuple(operand.shape[axis] for axis in axes)
+    lengths = list(extents if s is None else s)
+    if n is not None:
+        lengths[-1] = operator.index(n)
+    if kind == "c2r":
+        given = lengths[-1] if n is not None or s is not None else None
+        lengths[-1] = _real_length(extents[-1], given, last_axis_parity)
+    for axis, extent, length in zip(axes, extents, lengths, strict=True):
+        if extent < 1 or length < 1:
+            raise _error(
+                f"transform length must be positive; axis {axis} has {min(extent, length)}",
+                "extents and lengths of at least 1",
+                f"{operand}, lengths {tuple(lengths)}",
+                "Leave that axis out of `axes`, or pass a positive `n` or `s`.",
+            )
+    if inplace and (kind != "c2c" or tuple(lengths) != extents):
+        raise _error(
+            "in place, but operand and result differ in type",
+            '`kind="c2c"` with neither crop nor padding',
+            f'`kind="{kind}"`, extents {extents}, lengths {tuple(lengths)}',
+            "Leave `inplace` out.",
+        )
+    rows = list(zip(axes, lengths, extents, strict=True))
+    if kind == "c2c":
+        rows.sort()
+    else:
+        rows[:-1] = sorted(rows[:-1])
+    axes, lengths, extents = (tuple(column) for column in zip(*rows, strict=True))
+    dtype = dtypes.COMPLEX.get(operand.dtype, operand.dtype)
+    return FFTSpec(
+        kind, direction, norm or "backward", axes, lengths, extents, dtype, hermitian, inplace
+    )
+
+
+def _error(what: str, expected: str, got: str, do: str) -> errors.SpecError:
+    return errors.SpecError(errors.message(WHERE, what, expected=expected, got=got, do=do))
+
+
+def _choice(name: str, value: Any, choices: Any, *, optional: bool = True) -> None:
+    names = get_args(choices)
+    if not (value in names or (optional and value is None)):
+        listed = ", ".join(f'"{choice}"' for choice in names)
+        raise _error(f"unknown `{name}`", f"one of {listed}", repr(value), "Pass one of them.")
+
+
+def _kind(dtype: str, kind: Kind | None) -> Kind:
+    if dtype in {"float16", "bfloat16"}:
+        raise errors.UnsupportedError(
+            errors.message(
+                WHERE,
+                f"{dtype} is not supported",
+                expected="float32, float64, complex64 or complex128",
+                got=dtype,
+                do='Convert the operand with `x.astype("float32")`.',
+            )
+        )
+    real = dtype in dtypes.COMPLEX
+    if not real and dtype not in dtypes.REAL:
+        raise _error(
+            f"no transform of {dtype}",
+            "float32, float64, complex64 or complex128",
+            dtype,
+            'Convert the operand with `x.astype("float32")` or `x.astype("complex64")`.',
+        )
+    if not dtypes.is_enabled(dtype):
+        raise _error(
+            f"{dtype} needs 64-bit types, which are off",
+            '`jax.config.update("jax_enable_x64", True)`',
+            "jax_enable_x64=False",
+            f"Turn them on, or convert the operand with "
+            f'`x.astype("{"float32" if real else "complex64"}")`.',
+        )
+    if kind is None:
+        return "r2c" if real else "c2c"
+    if real != (kind == "r2c"):
+        wanted, do = (
+            ("complex", f'Use `kind="r2c"`, or `x.astype("{dtypes.COMPLEX[dtype]}")`.')
+            if real
+            else ("real", 'Use `kind="c2c"`, or `kind="c2r"` for a half spectrum.')
+        )
+        raise _error(f"`kind=\"{kind}\"` of {dtype}", f"a {wanted} operand", dtype, do)
+    return kind
+
+
+def _direction(kind: Kind, direction: Direction | None) -> Direction:
+    only: dict[Kind, Direction] = {"r2c": "forward", "c2r": "inverse"}
+    if direction is not None and direction != only.get(kind, direction):
+        other = "c2r" if kind == "r2c" else "r2c"
+        raise _error(
+            f'`kind="{kind}"` runs {only[kind]} only',
+            f'`direction="{only[kind]}"`',
+            f'`direction="{direction}"`',
+            f'Leave `direction` out, or use `kind="{other}"`.',
+        )
+    return direction or only.get(kind, "forward")
+
+
+def _axes(
+    operand: OperandType, axes: tuple[int, ...] | None, s: tuple[int, ...] | None
+) -> tuple[int, ...]:
+    rank = len(operand.shape)
+    if axes is None:
+        axes = tuple(range(-(rank if s is None else len(s)), 0))
+    axes = tuple(operator.index(axis) for axis in axes)
+    if not axes or any(not -rank <= axis < rank for axis in axes):
+        raise _error(
+            "no axes to transform" if not axes or not rank else "axis out of range",
+            f"axes between {-rank} and {rank - 1}" if rank else "an operand with axes",
+            f"axes={axes} of {operand}",
+            "Name at least one axis of the operand.",
+        )
+    canonical = tuple(axis - rank if axis >= 0 else axis for axis in axes)
+    if len(set(canonical)) < len(canonical):
+        raise _error("repeated axis", "distinct axes", f"axes={axes}", "Name each axis once.")
+    if s is not None and len(s) != len(axes):
+        raise _error(
+            "`s` and `axes` differ in number",
+            f"{len(axes)} lengths for axes={axes}",
+            f"s={s}",
+            "Give one length for each axis.",
+        )
+    return canonical
+
+
+def _real_length(stored: int, given: int | None, parity: Parity | None) -> int:
+    """Length of the real side: from `n` or `s`, else from the number of stored frequencies."""
+    if given is not None:
+        if parity is not None and given % 2 != (parity == "odd"):
+            raise _error(
+                "length and parity contradict each other",
+                f"an {parity} length",
+                f'{given} with `last_axis_parity="{parity}"`',
+                "Leave one of the two out.",
+            )
+        return given
+    length = 2 * stored - 1 if parity == "odd" else 2 * (stored - 1)
+    if length == 0:
+        raise _error(
+            "result length 0",
+            "at least 2 stored frequencies for an even length",
+            "1",
+            'Pass `n=1` or `last_axis_parity="odd"`.',
+        )
+    return length

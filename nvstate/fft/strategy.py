@@ -1,0 +1,129 @@
+"""How a transform becomes calls of cuFFT: which axes a call takes, and where data must move.
+
+cuFFT's layout has nested transform axes and one batch stride. Neighbouring batch axes act as one,
+a *run*. The choice depends on shapes alone, so a program compiled elsewhere makes the same one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Literal, get_args
+
+import numpy as np
+
+from nvstate import errors
+from nvstate.fft.spec import WHERE, FFTSpec
+
+Strategy = Literal["auto", "contiguous", "strided", "loop", "transpose", "composed"]
+
+# Start values, to be replaced by measurements (`docs/explanation/fft-strategies.md`).
+STRIDED_RUN = 1024  # bytes of the innermost run, from which strided access is no slower
+LOOP_LAUNCHES = 16  # most launches of a loop …
+LOOP_BYTES = 4 << 20  # … each of at least so many bytes
+
+
+def choose(spec: FFTSpec, shape: tuple[int, ...], pinned: Strategy = "auto") -> Strategy:
+    """The strategy of a transform of an operand of `shape`.
+
+    Raises:
+        UnsupportedError: `pinned` names one that this layout cannot have.
+    """
+    possible = candidates(spec, shape)
+    if pinned == "auto":
+        return next(name for name in possible if _pays(name, spec, shape))
+    if pinned not in possible:
+        raise errors.UnsupportedError(
+            errors.message(
+                WHERE,
+                f'strategy "{pinned}" cannot transform axes {spec.axes} of shape {shape}',
+                expected="one of " + ", ".join(f'"{name}"' for name in possible),
+                got=f'"{pinned}"',
+                do='Leave `strategy` out, or pass "auto".',
+            )
+        )
+    return pinned
+
+
+def candidates(spec: FFTSpec, shape: tuple[int, ...]) -> list[Strategy]:
+    """What is possible, in the order of the start rule."""
+    if len(spec.axes) > 3:
+        return ["composed"]
+    positions = spec.positions(len(shape))
+    if positions == tuple(range(len(shape) - len(positions), len(shape))):
+        return ["contiguous", "transpose"]
+    # In one call the transform axes are nested as they lie, with the halved one innermost.
+    nested = positions == tuple(sorted(positions))
+    count = len(runs(spec, shape))
+    if not nested:
+        return ["transpose"]
+    return ["strided" if count <= 1 else "loop", "transpose"]
+
+
+def _pays(name: Strategy, spec: FFTSpec, shape: tuple[int, ...]) -> bool:
+    if name not in {"strided", "loop"}:
+        return True
+    batches = runs(spec, shape)
+    item = np.dtype(spec.operand_dtype).itemsize
+    if name == "strided":
+        # A run that is not innermost leaves the transform axes contiguous.
+        inner = not batches or batches[-1].last != len(shape) - 1
+        return inner or batches[-1].size * item >= STRIDED_RUN
+    launches = math.prod(run.size for run in batches) // max(run.size for run in batches)
+    each = math.prod(shape) * item // max(launches, 1)
+    return launches <= LOOP_LAUNCHES and each >= LOOP_BYTES
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Neighbouring batch axes that act as one: how many elements, and which axis ends it."""
+
+    size: int
+    last: int
+
+
+def runs(spec: FFTSpec, shape: tuple[int, ...]) -> list[Run]:
+    """Maximal groups of batch axes with no transform axis between, without axes of size 1."""
+    transformed = set(spec.positions(len(shape)))
+    found: list[Run] = []
+    joined = False
+    for axis, n in enumerate(shape):
+        if axis in transformed:
+            joined = joined and n == 1  # an axis of one element separates nothing
+        elif n != 1:
+            size = found.pop().size * n if joined else n
+            found.append(Run(size, axis))
+            joined = True
+    return found
+
+
+def stages(spec: FFTSpec) -> list[FFTSpec]:
+    """Transforms of at most three axes, to be applied in turn, without any scale.
+
+    The trailing group is first, so that the others find its result; for "c2r" it is last, since
+    only then is the result real.
+    """
+    plain = dataclasses.replace(spec, norm="none", inplace=False)
+    if len(spec.axes) <= 3:
+        return [dataclasses.replace(plain, inplace=spec.inplace)]
+    rows = list(zip(spec.axes, spec.lengths, spec.extents, strict=True))
+    groups = [rows[-3:]]
+    while rest := rows[: len(rows) - sum(map(len, groups))]:
+        groups.append(rest[-3:])
+    parts: list[FFTSpec] = []
+    for group in groups:
+        axes, lengths, extents = (tuple(column) for column in zip(*group, strict=True))
+        parts.append(dataclasses.replace(plain, axes=axes, lengths=lengths, extents=extents))
+    halved, *rest = parts
+    rest = [dataclasses.replace(part, kind="c2c", hermitian="numpy") for part in rest]
+    parts = [*rest, halved] if spec.kind == "c2r" else [halved, *rest]
+    # What a stage has made, the next may overwrite.
+    return [
+        dataclasses.replace(part, inplace=overwrites and part.needed == part.produced == part.extents)
+        for part, overwrites in zip(parts, [spec.inplace, *[True] * len(rest)], strict=True)
+    ]
+
+
+def names() -> tuple[str, ...]:
+    """Every strategy that can be pinned."""
+    return get_args(Strategy)
