@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from jax._src import dispatch
 from jax._src.array import ArrayImpl
 from jax._src.custom_partitioning_sharding_rule import (
     sdy_sharding_rule_to_mlir,
     str_to_sdy_sharding_rule,
 )
 from jax._src.lib.mlir import ir
+from jax.interpreters import mlir
 
-__all__ = ["ArrayImpl", "bytes_type", "device_count", "devices", "is_exporting", "sharding_rule"]
+__all__ = ["ArrayImpl", "device_count", "devices", "is_exporting", "sharding_rule", "tensor_type", "wants_devices"]
 
 
 def sharding_rule(rule: str, whole: tuple[str, ...], operands: list[Any], results: list[Any]) -> Any:
@@ -20,9 +22,14 @@ def sharding_rule(rule: str, whole: tuple[str, ...], operands: list[Any], result
     return sdy_sharding_rule_to_mlir(parsed, operands, results)
 
 
-def bytes_type(shape: tuple[int, ...]) -> Any:
-    """The MLIR type of a u8 array."""
-    return ir.RankedTensorType.get(shape, ir.IntegerType.get_unsigned(8))
+def tensor_type(x: Any) -> Any:
+    """The MLIR type of an array with the shape and dtype of `x`."""
+    return ir.RankedTensorType.get(x.shape, mlir.dtype_to_ir_type(x.dtype))
+
+
+def wants_devices(primitive: Any) -> None:
+    """Have JAX tell a primitive's lowering which devices it is for."""
+    dispatch.prim_requires_devices_during_lowering.add(primitive)
 
 
 def is_exporting(ctx: Any) -> bool:

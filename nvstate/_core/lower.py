@@ -84,7 +84,8 @@ def factors(rank: int, whole: tuple[int, ...]) -> tuple[str, str, tuple[str, ...
     """
     left = [f"d{i}" for i in range(rank)]
     right = [f"r{i}" if i in whole else name for i, name in enumerate(left)]
-    gathered = tuple(name for i in sorted(whole) for name in (left[i], right[i]))
+    # Shardy wants them in the order of appearance.
+    gathered = tuple(side[i] for side in (left, right) for i in sorted(whole))
     return " ".join(left), " ".join(right), gathered
 
 
@@ -115,8 +116,7 @@ def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
     workspace = jax.core.ShapedArray((*[1] * call.batch, nbytes + ALIGNMENT), np.dtype(np.uint8))
     scratch = [operand] if call.destroys else []
     hidden = [*scratch, workspace]
-    types = [mlir.aval_to_ir_type(a) for a in (result, *scratch)]
-    types.append(compat.bytes_type(workspace.shape))
+    types = [compat.tensor_type(a) for a in (result, *hidden)]
 
     whole = dims[call.batch :]
     left, right, gathered = factors(rank, whole)
@@ -139,6 +139,7 @@ def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
     return rule(ctx.replace(avals_out=[result, *hidden]), x, **attributes)[:1]
 
 
+compat.wants_devices(_call)
 mlir.register_lowering(_call, _lower, platform="cuda")
 
 

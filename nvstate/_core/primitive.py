@@ -88,6 +88,7 @@ def define(
         alone = compat.is_exporting(ctx) or compat.device_count(ctx) == 1
         return (plain if alone else partitioned)(ctx, *operands, **params)
 
+    compat.wants_devices(primitive)
     mlir.register_lowering(primitive, plain)
     mlir.register_lowering(primitive, lower_cpu, platform="cpu")
     if cuda is not None:

@@ -105,7 +105,7 @@ def rfft(
         SpecError: no such transform; a complex operand.
 
     Example:
-        >>> nvs.fft.rfft(jnp.ones(4))
+        >>> nvs.fft.rfft(jnp.ones(4, "float32"))
         Array([4.+0.j, 0.+0.j, 0.+0.j], dtype=complex64)
 
     Source: as `plan`.
@@ -230,7 +230,7 @@ def rfftn(
         SpecError: no such transform; a complex operand.
 
     Example:
-        >>> nvs.fft.rfftn(jnp.ones((2, 2)))[0, 0]
+        >>> nvs.fft.rfftn(jnp.ones((2, 2), "float32"))[0, 0]
         Array(4.+0.j, dtype=complex64)
 
     Source: as `plan`.

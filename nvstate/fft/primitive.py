@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -19,28 +20,26 @@ TARGET = "nvstate_cufft_v1"
 
 def reference(spec: FFTSpec, x: jax.Array) -> jax.Array:
     """The transform by `jax.numpy`: its definition, and what CPUs run."""
-    # "none" is the name of whichever norm leaves this direction unscaled.
-    unscaled = "backward" if spec.direction == "forward" else "forward"
-    norm = unscaled if spec.norm == "none" else spec.norm
-    if spec.kind == "c2r":
-        # By stages, as NumPy defines it; XLA's C2R of several axes differs where the operand is
-        # not Hermitian (jax#29325).
-        *outer, last = zip(spec.axes, spec.lengths, strict=True)
-        if outer:
-            x = _fftn(jnp.fft.ifftn, x, outer, norm)
-        return jnp.fft.irfft(x, n=last[1], axis=last[0], norm=norm)
-    by_kind = {
-        ("c2c", "forward"): jnp.fft.fftn,
-        ("c2c", "inverse"): jnp.fft.ifftn,
-        ("r2c", "forward"): jnp.fft.rfftn,
-    }
     rows = list(zip(spec.axes, spec.lengths, strict=True))
-    return _fftn(by_kind[spec.kind, spec.direction], x, rows, norm)
+    if spec.kind == "c2r":
+        # By stages, as NumPy defines it: XLA's C2R of several axes differs where the operand is
+        # not Hermitian (jax#29325).
+        *outer, last = rows
+        y = _over(jnp.fft.ifftn, x, outer) if outer else x
+        y = jnp.fft.irfft(y, n=last[1], axis=last[0])
+    elif spec.kind == "r2c":
+        y = _over(jnp.fft.rfftn, x, rows)
+    else:
+        y = _over(jnp.fft.fftn if spec.direction == "forward" else jnp.fft.ifftn, x, rows)
+    # jnp scales every inverse by 1/N. A Python number, and not `norm=`, whose array constants
+    # custom partitioning cannot take.
+    scaled = 1 if spec.direction == "forward" else math.prod(spec.lengths)
+    return y if spec.scale * scaled == 1 else y * (spec.scale * scaled)
 
 
-def _fftn(function: Any, x: jax.Array, rows: list[tuple[int, int]], norm: str) -> jax.Array:
+def _over(function: Any, x: jax.Array, rows: list[tuple[int, int]]) -> jax.Array:
     axes, lengths = (tuple(column) for column in zip(*rows, strict=True))
-    return function(x, s=lengths, axes=axes, norm=norm)
+    return function(x, s=lengths, axes=axes)
 
 
 def transpose(spec: FFTSpec, ct: jax.Array, choices: Any) -> jax.Array:
@@ -64,13 +63,10 @@ def transpose(spec: FFTSpec, ct: jax.Array, choices: Any) -> jax.Array:
 def _mirrored(spec: FFTSpec, x: jax.Array) -> jax.Array:
     """1 at frequency zero and, for an even length, at the last; else 2. Along the halved axis."""
     n = spec.lengths[-1]
-    weights = np.full(n // 2 + 1, 2, dtype=x.real.dtype)
-    weights[0] = 1
-    if n % 2 == 0:
-        weights[-1] = 1
-    shape = [1] * x.ndim
-    shape[spec.axes[-1]] = weights.size
-    return jnp.asarray(weights.reshape(shape))
+    # By comparison, not as an array: a constant of n/2 elements would be kept in the program.
+    k = jax.lax.broadcasted_iota(np.int32, x.shape, spec.axes[-1] + x.ndim)
+    alone = (k == 0) | (2 * k == n)
+    return jnp.where(alone, 1, 2).astype(x.real.dtype)
 
 
 def _fitted(x: jax.Array, axes: tuple[int, ...], extents: tuple[int, ...]) -> jax.Array:

@@ -98,7 +98,8 @@ bool IsWideOf(Kind kind, ffi::AnyBuffer x, ffi::AnyBuffer y) {
       return wide;
     }
   }
-  throw Failure(Code::kInvalidArgument, "operand and result have types that this kind does not");
+  throw Failure(Code::kInvalidArgument,
+                "operand and result have types that this kind does not take");
 }
 
 Transform TransformOf(const Spec& spec, ffi::AnyBuffer x, ffi::AnyBuffer y) {

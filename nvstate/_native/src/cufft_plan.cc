@@ -106,6 +106,14 @@ size_t Refined(int device, const Transform& t) {
   return CallMany(Opened<Api>().cufftXtGetSizeMany, "cufftXtGetSizeMany", *handle, t);
 }
 
+std::string WorkText(int device, const Transform& t) {
+  try {
+    return std::to_string(Refined(device, t));
+  } catch (const Failure&) {
+    return "an unknown number of";
+  }
+}
+
 std::string KeyOf(int device, const Transform& t) {
   std::string key = "cufft " + std::to_string(Opened<Api>().version);
   const auto add = [&](int64_t value) { key += " " + std::to_string(value); };
@@ -162,8 +170,8 @@ std::unique_ptr<Plan> Plan::Made(int device, const Transform& t) {
   } catch (const Failure& failure) {
     if (failure.code() != Code::kResourceExhausted) throw;
     // cuFFT does not say what its tables needed; its work area is of the same order.
-    throw Failure(failure.code(), std::string(failure.what()) + ": needs tables beside about " +
-                                      std::to_string(Refined(device, t)) + " bytes of work area, " +
+    throw Failure(failure.code(), std::string(failure.what()) + ": needs tables beside " +
+                                      WorkText(device, t) + " bytes of work area, " +
                                       std::to_string(before) + " bytes were free");
   }
 }

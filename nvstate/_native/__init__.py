@@ -1,0 +1,39 @@
+"""The native library: loaded once, registered with XLA once, its functions as Python's own."""
+
+from nvstate._native.cache import (
+    cache_clear,
+    cache_drop,
+    cache_drop_since,
+    cache_generation,
+    cache_info,
+    cache_limit,
+)
+from nvstate._native.cufft import (
+    Layout,
+    Side,
+    cufft_estimate,
+    cufft_layout,
+    cufft_plan,
+    cufft_version,
+)
+from nvstate._native.library import load
+from nvstate._native.locate import open_library
+from nvstate._native.targets import register
+
+__all__ = [
+    "Layout",
+    "Side",
+    "cache_clear",
+    "cache_drop",
+    "cache_drop_since",
+    "cache_generation",
+    "cache_info",
+    "cache_limit",
+    "cufft_estimate",
+    "cufft_layout",
+    "cufft_plan",
+    "cufft_version",
+    "load",
+    "open_library",
+    "register",
+]

@@ -1,0 +1,245 @@
+"""What is measured of the FFT, and the bars: rows of data."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from nvstate._core import dtypes
+from nvstate.bench.timing import Timing
+from nvstate.fft.spec import Direction, Hermitian, Kind
+
+Form = Literal["jit", "product", "chain", "eager", "argument", "plans"]
+FORMS: dict[Form, str] = {
+    "jit": "one transform in a jitted function",
+    "product": "the transform times an array, in one jitted function",
+    "chain": "100 transforms in one jitted function, each times a constant; one of them",
+    "eager": "one call from Python",
+    "argument": "the plan as an argument of a jitted function, and closed over",
+    "plans": "many plans through one jitted function; one call",
+}
+OURS, THEIRS = "nvstate", "jnp.fft"
+CHAINED = 100
+PLANS, QUICK_PLANS = 400, 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+    """A number to reach, as data: nothing asserts it.
+
+    Attributes:
+        quantity: "ratio", `reference` over `subject`, at least; "times", `subject` over
+            `reference`, "micros", `subject` alone, or "excess", microseconds over, at most.
+        limit: the number.
+        on: where it is meant.
+        subject: whose time.
+        reference: against whose.
+    """
+
+    quantity: Literal["ratio", "times", "micros", "excess"]
+    limit: float
+    on: Literal["any", "cpu", "cuda"] = "any"
+    subject: str = OURS
+    reference: str = THEIRS
+
+    def __str__(self) -> str:
+        text = {
+            "ratio": f"≥ {self.limit:g}x {self.reference}",
+            "times": f"≤ {self.limit:g} times {self.reference}",
+            "micros": f"≤ {self.limit:g} µs",
+            "excess": f"≤ {self.limit:g} µs over {self.reference}",
+        }[self.quantity]
+        return text if self.subject == OURS else f"{self.subject}: {text}"
+
+    def value(self, timings: Mapping[str, Timing]) -> float | None:
+        """The quantity; None if one of its sides was not measured."""
+        subject, reference = timings.get(self.subject), timings.get(self.reference)
+        if subject is None:
+            return None
+        if self.quantity == "micros":
+            return subject.median * 1e6
+        if reference is None:
+            return None
+        if self.quantity == "excess":
+            return (subject.median - reference.median) * 1e6
+        if self.quantity == "times":
+            return subject.median / reference.median
+        return reference.median / subject.median
+
+    def is_met(self, value: float) -> bool:
+        """Whether `value` is on the right side of the limit."""
+        return value >= self.limit if self.quantity == "ratio" else value <= self.limit
+
+    def data(self, timings: Mapping[str, Timing]) -> dict[str, Any]:
+        """The bar and what came of it; None where it was not measured."""
+        value = self.value(timings)
+        met = None if value is None else self.is_met(value)
+        return dataclasses.asdict(self) | {"text": str(self), "value": value, "met": met}
+
+
+NOT_SLOWER = Bar("ratio", 0.98)
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A transform and a way to use it.
+
+    Attributes:
+        group: the letter of its bar.
+        shape: of the operand; for "c2r", of the result.
+        axes: that are transformed.
+        quick: a smaller shape for `--quick`, which then has no bars; the same: as it is; None:
+            left out.
+        kind: "c2c", "r2c" or "c2r".
+        direction: "forward" or "inverse".
+        dtype: of the complex side.
+        form: how it is used.
+        hermitian: for "c2r", as `nvstate.fft.plan` takes it.
+        bars: what is to be reached.
+        count: for the form "plans", how many.
+    """
+
+    group: str
+    shape: tuple[int, ...]
+    axes: tuple[int, ...] = (-1,)
+    quick: tuple[int, ...] | None = None
+    kind: Kind = "c2c"
+    direction: Direction = "forward"
+    dtype: str = "complex64"
+    form: Form = "jit"
+    hermitian: Hermitian = "numpy"
+    bars: tuple[Bar, ...] = (NOT_SLOWER,)
+    count: int = PLANS
+
+    @property
+    def id(self) -> str:
+        """For example `b/jit-c2c-forward-complex64-4096x4096-axes0`."""
+        axes = ",".join(str(axis % len(self.shape)) for axis in self.axes)
+        what = self.kind if self.kind != "c2c" else f"c2c-{self.direction}"
+        shape = "x".join(map(str, self.shape))
+        text = f"{self.group}/{self.form}-{what}-{self.dtype}-{shape}-axes{axes}"
+        return text + (f"-{self.hermitian}" if self.kind == "c2r" else "")
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Along `axes`, on the side that is not halved."""
+        return tuple(self.shape[axis] for axis in self.axes)
+
+    @property
+    def reference(self) -> str:
+        """The candidate that the case's ratio compares ours with."""
+        return {"argument": "closed over", "plans": "one plan"}.get(self.form, THEIRS)
+
+    @property
+    def real_dtype(self) -> str:
+        """Of the real side."""
+        return dtypes.REAL[self.dtype]
+
+    def made_quick(self) -> Case | None:
+        """The case for `--quick`."""
+        if self.quick is None:
+            return None
+        bars = self.bars if self.quick == self.shape and self.form != "plans" else ()
+        return dataclasses.replace(self, shape=self.quick, bars=bars, count=QUICK_PLANS)
+
+
+def all_cases(*, quick: bool) -> list[Case]:
+    """Every case, by group."""
+    cases = [*_trailing(), *_strided(), *_inverse(), *_small(), *_python(), *_others()]
+    if quick:
+        return [made for case in cases if (made := case.made_quick()) is not None]
+    return cases
+
+
+def _trailing() -> list[Case]:
+    """64 MiB of complex64 and as much float32; twice that in double precision."""
+    complex_shapes = [
+        ((8192, 1024), (-1,), (512, 256)),
+        ((8, 1024, 1024), (-2, -1), (2, 256, 256)),
+        ((256, 256, 128), (-3, -2, -1), (64, 64, 32)),
+    ]
+    real_shapes = [
+        ((16384, 1024), (-1,), (512, 256)),
+        ((16, 1024, 1024), (-2, -1), (2, 256, 256)),
+        ((256, 256, 256), (-3, -2, -1), (64, 64, 32)),
+    ]
+    kinds: list[tuple[Kind, Any]] = [("c2c", complex_shapes), ("r2c", real_shapes)]
+    return [
+        Case("a", shape, axes, quick if dtype == "complex64" else None, kind, dtype=dtype)
+        for dtype in ("complex64", "complex128")
+        for kind, shapes in kinds
+        for shape, axes, quick in shapes
+    ]
+
+
+def _strided() -> list[Case]:
+    bars = (Bar("ratio", 1.7, "cuda"), NOT_SLOWER)
+    return [
+        Case("b", (4096, 4096), (0,), (512, 512), bars=bars),
+        Case("b", (1024, 4096), (0,), bars=bars),
+    ]
+
+
+def _inverse() -> list[Case]:
+    fused = (Bar("ratio", 1.45, "cuda"), NOT_SLOWER)
+    rows = [((8192, 1024), (512, 256)), ((4096, 4096), None)]
+    forms: list[tuple[Form, tuple[Bar, ...]]] = [("jit", (NOT_SLOWER,)), ("product", fused)]
+    return [
+        Case("c", shape, (-1,), quick, direction="inverse", form=form, bars=bars)
+        for shape, quick in rows
+        for form, bars in forms
+    ]
+
+
+def _small() -> list[Case]:
+    bars = (Bar("ratio", 2.8, "cuda"), Bar("micros", 3.9, "cuda"), NOT_SLOWER)
+    return [Case("d", (64, 256), quick=(64, 256), form="chain", bars=bars)]
+
+
+def _python() -> list[Case]:
+    ways = (OURS, "reset, execute", "execute(bound)", "one-shot")
+    bars = (
+        *(Bar("micros", 35, "cuda", way) for way in ways),
+        Bar("ratio", 3, "cuda", "reset, execute", "nvmath reset, execute"),
+        Bar("ratio", 10, "cuda", OURS, "nvmath function"),
+    )
+    return [
+        Case("f", (64,), quick=(64,), form="eager", bars=(*bars, Bar("times", 1.3, "cpu"))),
+        Case("f", (64, 256), quick=(64, 256), form="eager", bars=bars),
+        Case(
+            "f",
+            (64,),
+            quick=(64,),
+            form="argument",
+            bars=(Bar("excess", 1, reference="closed over"),),
+        ),
+        Case("f", (8,), quick=(8,), form="plans", bars=(Bar("micros", 20),)),
+    ]
+
+
+def _others() -> list[Case]:
+    real_results = [
+        ((4096, 4096), (-2, -1), (256, 256)),
+        ((256, 256, 256), (-3, -2, -1), (32, 32, 32)),
+    ]
+    promises: tuple[Hermitian, ...] = ("numpy", "assume")
+    return [
+        *(Case("h", (n,), quick=(n,)) for n in (16, 1024)),
+        *(Case("h", (n, n), (-2, -1), (n, n)) for n in (32, 256)),
+        Case("h", (64, 1024), kind="r2c", quick=(64, 1024)),
+        Case("h", (1_000_000,), quick=(1_000_000,)),
+        *(Case("h", (256, n), quick=(16, n)) for n in (4099, 7919)),
+        *(
+            Case("h", shape, axes, quick, "c2r", "inverse", hermitian=hermitian)
+            for shape, axes, quick in real_results
+            for hermitian in promises
+        ),
+        Case("h", (8192, 1024), (-1,), (512, 256), "c2r", "inverse"),
+        Case("h", (4096, 4096), (0,), (512, 512), "r2c"),
+        Case("h", (64, 512, 256), (1,), (8, 256, 64)),
+        Case("h", (48, 48, 48, 48), (0, 1, 2, 3), (16, 16, 16, 16)),
+        Case("h", (512, 512, 16), (0, 1), (128, 128, 16)),
+        Case("h", (256, 256, 256), (-3, -2, -1), (32, 32, 32)),
+        Case("h", (4096, 4096), (-2, -1), (256, 256), direction="inverse"),
+    ]

@@ -1,0 +1,152 @@
+"""Interleaved timing: candidates take turns, so that a change of clock or load meets them all."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+ROUNDS = (5, 40)  # fewest and most
+SMALL = 1e-3  # seconds: calls faster than this are repeated between two looks at the clock …
+REPEATED = 4e-3  # … for so long
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """One way to do what a case asks for.
+
+    Attributes:
+        name: as reports say it.
+        make: plans, and returns the call to time; the call returns what `wait` waits for.
+        wait: returns when a result is there.
+        per: transforms in one call; times are of one transform.
+        foreign: another library's, whose refusal is a result and not a failure.
+    """
+
+    name: str
+    make: Callable[[], Callable[[], Any]]
+    wait: Callable[[Any], object]
+    per: int = 1
+    foreign: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Timing:
+    """Seconds per transform, but for `planning` and `first`, the whole first call.
+
+    Attributes:
+        planning: what can be paid before there is data.
+        first: the first call: it traces, compiles, and plans natively.
+        median: of the rounds.
+        low: of the fastest round.
+        high: of the slowest round.
+        rounds: how many.
+        calls: in each round.
+    """
+
+    planning: float
+    first: float
+    median: float
+    low: float
+    high: float
+    rounds: int
+    calls: int
+
+
+@dataclasses.dataclass
+class _Running:
+    candidate: Candidate
+    call: Callable[[], Any]
+    planning: float
+    first: float
+    calls: int = 1
+    seconds: list[float] = dataclasses.field(default_factory=list[float])
+
+    def round(self, *, wait_each: bool) -> float:
+        """Seconds of one transform in `calls` calls, of which all or the last are waited for."""
+        call, wait = self.call, self.candidate.wait
+        start = time.perf_counter()
+        y: Any = None
+        for _ in range(self.calls):
+            y = call()
+            if wait_each:
+                wait(y)
+        if not wait_each:
+            wait(y)
+        return (time.perf_counter() - start) / self.calls / self.candidate.per
+
+    def timing(self) -> Timing:
+        return Timing(
+            self.planning,
+            self.first,
+            statistics.median(self.seconds),
+            min(self.seconds),
+            max(self.seconds),
+            len(self.seconds),
+            self.calls,
+        )
+
+
+def measure(
+    candidates: Sequence[Candidate], *, seconds: float, wait_each: bool
+) -> tuple[dict[str, Timing], dict[str, str]]:
+    """Time candidates in turn.
+
+    Args:
+        candidates: what to compare.
+        seconds: spent on all rounds, which are at least five whatever they take.
+        wait_each: whether repeated calls are waited for one by one, or together: a GPU's queue is
+            filled faster than it empties, so the last one's end is the end of all.
+
+    Returns:
+        Timings by name, and by name why a foreign candidate has none.
+    """
+    running: list[_Running] = []
+    refused: dict[str, str] = {}
+    for candidate in candidates:
+        try:
+            running.append(_started(candidate))
+        except Exception as error:  # whatever another library says of a problem it does not take
+            if not candidate.foreign:
+                raise
+            refused[candidate.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[
+                :200
+            ]
+    once = {r.candidate.name: min(r.round(wait_each=True) for _ in range(3)) for r in running}
+    whole = {r.candidate.name: once[r.candidate.name] * r.candidate.per for r in running}
+    if min(whole.values()) < SMALL:
+        for r in running:
+            r.calls = max(1, math.ceil(REPEATED / whole[r.candidate.name]))
+            r.round(wait_each=wait_each)
+    _take_turns(running, seconds, wait_each)
+    return {r.candidate.name: r.timing() for r in running}, refused
+
+
+def _started(candidate: Candidate) -> _Running:
+    start = time.perf_counter()
+    call = candidate.make()
+    planned = time.perf_counter()
+    candidate.wait(call())
+    return _Running(candidate, call, planned - start, time.perf_counter() - planned)
+
+
+def _take_turns(running: list[_Running], seconds: float, wait_each: bool) -> None:
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()  # a collection would meet whoever's turn it is
+    try:
+        end = time.perf_counter() + seconds
+        least, most = ROUNDS
+        for turn in range(most):
+            if turn >= least and time.perf_counter() > end:
+                break
+            first = turn % len(running)  # nobody always follows the same neighbour
+            for r in (*running[first:], *running[:first]):
+                r.seconds.append(r.round(wait_each=wait_each))
+    finally:
+        if collecting:
+            gc.enable()

@@ -1,0 +1,64 @@
+"""A plan is data: equal plans are one, hash alike, pickle, and do not retrace."""
+
+import copy
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+
+import nvstate as nvs
+
+
+def test_equal_problems_make_equal_plans(case, x, plan):
+    again = case.plan(x)
+    assert again == plan
+    assert hash(again) == hash(plan)
+    assert again.spec == plan.spec
+    assert case.plan(jax.ShapeDtypeStruct(x.shape, x.dtype)).spec == plan.spec
+
+
+def test_pickle_returns_the_same_plan(plan):
+    assert pickle.loads(pickle.dumps(plan)) is plan
+    assert pickle.loads(pickle.dumps(plan.spec)) == plan.spec
+    assert copy.deepcopy(plan) is plan
+
+
+def test_json_returns_the_same_plan(plan):
+    assert type(plan).from_json(plan.to_json()) is plan
+
+
+def test_equal_plans_do_not_retrace(case, x, plan):
+    traces = []
+
+    @jax.jit
+    def apply(plan, x):
+        traces.append(1)
+        return plan(x)
+
+    apply(plan, x)
+    apply(case.plan(x), x)
+    apply(pickle.loads(pickle.dumps(plan)), x)
+    assert len(traces) == 1
+
+
+def test_a_plan_has_no_leaves_and_survives_tree_maps(plan, x):
+    assert jax.tree.leaves(plan) == []
+    assert jax.tree.map(lambda leaf: 1 / 0, plan) is plan
+    bound = nvs.bind(plan, x=x)
+    assert [leaf is x for leaf in jax.tree.leaves(bound)] == [True]
+    assert jax.tree.map(jnp.zeros_like, bound).plan is plan
+
+
+def test_digests_are_the_same_in_every_process():
+    script = (
+        "import jax, nvstate as nvs; x = jax.ShapeDtypeStruct((2, 8), 'complex64');"
+        "plan = nvs.fft.plan(x, axes=(1,)); print(plan.digest, plan.spec.digest)"
+    )
+    runs = [
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert len(set(runs[0].stdout.split())) == 2

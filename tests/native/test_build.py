@@ -1,0 +1,130 @@
+"""Prevents a build that only we can make, and a library that mixes with others in one process."""
+
+import os
+import pathlib
+import shutil
+import site
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from nvstate._native import library
+
+HERE = pathlib.Path(__file__).parent
+NATIVE = HERE.parents[1] / "nvstate" / "_native"
+WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+
+
+def tool(name):
+    """A program of the build, without which the test cannot run."""
+    return shutil.which(name) or pytest.skip(f"no {name}")
+
+
+def run(*command, **kwargs):
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, **kwargs)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_only_our_symbols_are_exported():
+    out = run(tool("nm"), "-D", "--defined-only", library.find())
+    names = [line.split()[-1] for line in out.splitlines()]
+    assert "nvstate_cufft_v1_execute" in names
+    assert [name for name in names if not name.startswith("nvstate_")] == []
+
+
+def test_cuda_is_not_linked():
+    out = run(tool("readelf"), "-d", library.find())
+    needed = [line.split("[")[1].rstrip("]") for line in out.splitlines() if "(NEEDED)" in line]
+    assert not [name for name in needed if "cu" in name or "python" in name]
+
+
+@pytest.mark.parametrize("source", sorted((NATIVE / "src").glob("*.cc")), ids=lambda p: p.name)
+def test_no_warnings(source):
+    run(
+        tool("g++"),
+        *WARNINGS,
+        "-fsyntax-only",
+        f"-I{NATIVE / 'include'}",
+        *("-isystem", jax.ffi.include_dir()),
+        source,
+    )
+
+
+def test_format():
+    program = shutil.which("clang-format", path=str(pathlib.Path(sys.executable).parent))
+    sources = [*NATIVE.glob("src/*.cc"), *NATIVE.glob("include/**/*.h"), *HERE.glob("*.cc")]
+    assert len(sources) > 10
+    run(program or tool("clang-format"), "--dry-run", "--Werror", *sources)
+
+
+def test_missing_compiler_is_a_sentence(tmp_path):
+    ninja = f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"
+    result = subprocess.run(
+        [tool("cmake"), "-G", "Ninja", ninja, "-S", NATIVE, "-B", tmp_path],
+        env={"CXX": "/nonexistent", "PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    text = " ".join(result.stderr.split())
+    assert "no C++17 compiler was found" in text
+    assert "`apt install g++`" in text
+    assert "`dnf install gcc-c++`" in text
+
+
+def test_missing_headers_are_a_sentence(tmp_path):
+    """A build without isolation, in an environment without jaxlib."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S -E "$@"\n')
+    python.chmod(0o755)
+    result = subprocess.run(
+        [tool("cmake"), "-S", NATIVE, "-B", tmp_path / "build", f"-DPython_EXECUTABLE={python}"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode != 0
+    assert "has no jaxlib with FFI headers" in " ".join(result.stderr.split())
+
+
+def test_cache(tmp_path):
+    """Threads that make, find and drop plans, under the thread sanitizer."""
+    binary = tmp_path / "test_cache"
+    run(
+        tool("g++"),
+        *WARNINGS,
+        *("-O1", "-g", "-fsanitize=thread", "-pthread"),
+        f"-I{NATIVE / 'include'}",
+        *(HERE / "test_cache.cc", NATIVE / "src" / "cache.cc"),
+        *("-o", binary),
+    )
+    # Some kernels randomize addresses more widely than the sanitizer can bear.
+    prefix = [shutil.which("setarch"), "-R"] if shutil.which("setarch") else []
+    assert run(*prefix, binary) == "ok\n"
+
+
+def official_headers():
+    """Folders with cufftXt.h and cuda.h; toolkits have both, NVIDIA's wheels one each."""
+    roots = [pathlib.Path(path) for path in site.getsitepackages()]
+    folders = [folder for root in roots for folder in root.glob("nvidia/*/include")]
+    home = os.environ.get("CUDA_HOME")
+    folders += [pathlib.Path(home) / "include"] if home else []
+    folders += [pathlib.Path("/usr/local/cuda/include")]
+    found = {name: [f for f in folders if (f / name).exists()] for name in ("cufftXt.h", "cuda.h")}
+    if not all(found.values()):
+        pytest.skip("no official CUDA headers: `pip install nvidia-cufft nvidia-cuda-runtime`")
+    return [folder for folder in folders if folder.is_dir()]
+
+
+def test_declarations_are_the_official_ones(tmp_path):
+    folders = [option for folder in official_headers() for option in ("-isystem", folder)]
+    run(
+        tool("g++"),
+        *WARNINGS,
+        "-fsyntax-only",
+        f"-I{NATIVE / 'include'}",
+        *folders,
+        HERE / "abi_cufft.cc",
+    )

@@ -1,0 +1,58 @@
+"""Every example runs as a user runs it: a script of its own process, in a directory of theirs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nvstate as nvs
+
+pytest.importorskip("matplotlib")
+pytest.importorskip("PIL")
+
+PACKAGE = Path(nvs.__file__).parents[1]
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+
+# What each example must say: a pattern, and the smallest value allowed of its last group.
+PRINTS = {"quickstart": (r"PSNR: out of focus ([\d.]+) dB, restored ([\d.]+) dB", 25.0)}
+
+
+def run(*arguments, cwd):
+    """Run Python on `arguments` with the nvstate under test, and return what it printed."""
+    path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "MPLBACKEND": "agg"}
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_examples_and_each_is_checked():
+    assert {example.stem for example in EXAMPLES} == set(PRINTS)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+def test_example(example, tmp_path):
+    pattern, least = PRINTS[example.stem]
+    found = re.search(pattern, run(example, cwd=tmp_path))
+    assert found is not None
+    assert float(found[found.re.groups]) >= least
+    picture = tmp_path / f"{example.stem}.png"
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 50_000
+
+
+def test_quickstart_takes_a_path(tmp_path):
+    from matplotlib.image import imread
+
+    picture = tmp_path / "elsewhere.png"
+    example = next(path for path in EXAMPLES if path.stem == "quickstart")
+    printed = run(example, picture, cwd=tmp_path)
+    assert "r2c forward, axes (-2, -1), lengths (600, 512)" in printed
+    assert "jax.grad" in printed
+    assert imread(picture).shape[:2] == (600, 3 * 512)
+    assert not (tmp_path / "quickstart.png").exists()
