@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ def quick(tmp_path_factory):
     pytest.importorskip("matplotlib")
     folder = tmp_path_factory.mktemp("bench")
     chosen = "^[cdf]/|h/.*-(16-axes0|32x32x32.*-assume)"
-    files = {name: folder / f"b.{name}" for name in ("json", "markdown", "plot")}
+    files = {"json": folder / "b.json", "markdown": folder / "b.md", "plot": folder / "b.png"}
     options = [text for name, path in files.items() for text in (f"--{name}", path)]
     done = bench("fft", "--quick", "--cases", chosen, *options)
     return done.stdout, files
@@ -86,6 +87,16 @@ def test_peers_that_are_missing_are_named(quick):
 
 def test_no_case_matches():
     assert "--list" in bench("fft", "--cases", "^nothing$", status=2).stderr
+
+
+def test_a_directory_that_is_missing_is_told_before_the_work(tmp_path):
+    path = tmp_path / "missing" / "b.json"
+    assert "no such directory" in bench("fft", "--json", path, status=2).stderr
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU")
+def test_no_gpu_is_said_and_not_replaced_by_a_cpu():
+    assert "no such device" in bench("fft", "--quick", "--device", "cuda", status=2).stderr
 
 
 def test_list_names_every_case_once():

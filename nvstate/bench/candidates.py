@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -15,6 +16,7 @@ import nvstate as nvs
 from nvstate.bench import peers
 from nvstate.bench.cases import CHAINED, OURS, THEIRS, Case
 from nvstate.bench.timing import Candidate
+from nvstate.fft.spec import Direction, Norm
 
 jax_candidate = functools.partial(Candidate, wait=jax.block_until_ready)
 
@@ -175,17 +177,30 @@ def _argument(problem: Problem) -> list[Candidate]:
 
 
 def _plans(problem: Problem) -> list[Candidate]:
-    """Plans of different lengths, which crop or pad the same operand."""
+    """Plans that differ, in scale, direction or the batch axes named, but all do the same work."""
     count, x = problem.case.count, problem.x
+    norms: tuple[Norm, ...] = ("backward", "ortho", "forward", "none")
+    directions: tuple[Direction, ...] = ("forward", "inverse")
 
-    def make(lengths: list[int]) -> Callable[[], Any]:
-        plans = [nvs.fft.plan(x, n=n) for n in lengths]
+    def different() -> list[nvs.fft.FFTPlan]:
+        kinds = list(itertools.product(norms, directions))
+        return [
+            nvs.fft.plan(
+                jax.ShapeDtypeStruct((1,) * (i // len(kinds)) + x.shape, x.dtype),
+                axes=(-1,),
+                norm=kinds[i % len(kinds)][0],
+                direction=kinds[i % len(kinds)][1],
+            )
+            for i in range(count)
+        ]
+
+    def make(plans: list[nvs.fft.FFTPlan]) -> Callable[[], Any]:
         function = jax.jit(lambda plan, x: plan(x))
         return lambda: [function(plan, x) for plan in plans]
 
     return [
-        jax_candidate(OURS, lambda: make(list(range(1, count + 1))), per=count),
-        jax_candidate("one plan", lambda: make([x.size] * count), per=count),
+        jax_candidate(OURS, lambda: make(different()), per=count),
+        jax_candidate("one plan", lambda: make([problem.plan()] * count), per=count),
     ]
 
 

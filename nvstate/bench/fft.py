@@ -44,12 +44,16 @@ def main(arguments: argparse.Namespace, argv: list[str]) -> int:
     if not cases:
         print(f"no case matches {arguments.cases!r}; --list names them", file=sys.stderr)
         return 2
+    outputs = [path for path in (arguments.json, arguments.markdown, arguments.plot) if path]
+    if lost := [path for path in outputs if not path.parent.is_dir()]:
+        print(f"no such directory: {lost[0].parent}", file=sys.stderr)
+        return 2
     jax.config.update("jax_enable_x64", True)
     if arguments.device:  # before JAX takes most of a GPU's memory
         platforms = {"cpu": "cpu", "cuda": "cuda,cpu"}[arguments.device]
         jax.config.update("jax_platforms", platforms)
     try:
-        device = jax.devices()[0]
+        device = jax.devices(arguments.device)[0]
     except RuntimeError as error:
         print(f"no such device: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import os
@@ -48,50 +49,70 @@ def missing(platform: str) -> list[str]:
     return [name for name, path in NAMES[platform].items() if module(path) is None]
 
 
-def candidates(case: Case, x: Any, device: jax.Device) -> list[Candidate]:
-    """Those of the libraries installed, on the same data."""
-    if device.platform == "cpu":
-        return [*_scipy(case, np.asarray(x)), *_nvmath(case, np.asarray(x), lambda _: None, "cpu")]
-    shared, wait = _on_gpu(x)
-    if shared is None:
-        return []
-    return [*_cupy(case, shared, wait), *_nvmath(case, shared, wait, "cuda")]
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """A package whose arrays other libraries take.
 
-
-def _on_gpu(x: Any) -> tuple[Any, Callable[[Any], object]]:
-    """A copy of the operand as an array of CuPy's or PyTorch's, and how to wait.
-
-    A copy, since it is not theirs to overwrite, as a C2R may.
+    Attributes:
+        copied: an array of its own with a JAX array's values; the libraries may overwrite it.
+        wait: returns when what was enqueued is done.
+        execution: nvmath-python's word for where.
     """
-    x = jax.block_until_ready(jnp.copy(x))
+
+    copied: Callable[[Any], Any]
+    wait: Callable[[Any], object]
+    execution: str
+
+
+def candidates(case: Case, x: Any, device: jax.Device) -> list[Candidate]:
+    """Those of the libraries installed, on the same values in the same memory space."""
+    arrays = _arrays(device)
+    if arrays is None:
+        return []
+    makers = [_scipy, _nvmath] if device.platform == "cpu" else [_cupy, _nvmath]
+    return [candidate for maker in makers for candidate in maker(case, x, arrays)]
+
+
+def _arrays(device: jax.Device) -> Arrays | None:
+    if device.platform == "cpu":
+        return Arrays(np.array, lambda _: None, "cpu")
     if cupy := module("cupy"):
-        return cupy.from_dlpack(x), lambda _: cupy.cuda.get_current_stream().synchronize()
+        return Arrays(
+            lambda x: cupy.from_dlpack(_copied(x)),
+            lambda _: cupy.cuda.get_current_stream().synchronize(),
+            "cuda",
+        )
     if (torch := module("torch")) and torch.cuda.is_available():
-        return torch.from_dlpack(x), lambda _: torch.cuda.synchronize()
-    return None, lambda _: None
+        return Arrays(
+            lambda x: torch.from_dlpack(_copied(x)), lambda _: torch.cuda.synchronize(), "cuda"
+        )
+    return None
 
 
-def _scipy(case: Case, x: Any) -> list[Candidate]:
+def _copied(x: Any) -> Any:
+    return jax.block_until_ready(jnp.copy(x))
+
+
+def _scipy(case: Case, x: Any, arrays: Arrays) -> list[Candidate]:
     fft = module("scipy.fft")
     if fft is None:
         return []
-    cores = len(os.sched_getaffinity(0))
     function = functools.partial(
-        getattr(fft, function_name(case)), x, **arguments(case), workers=cores
+        getattr(fft, function_name(case)), workers=len(os.sched_getaffinity(0)), **arguments(case)
     )
-    return [Candidate("scipy.fft", lambda: function, lambda _: None, foreign=True)]
+    return [_functional("scipy.fft", function, x, arrays)]
 
 
-def _cupy(case: Case, x: Any, wait: Callable[[Any], object]) -> list[Candidate]:
+def _cupy(case: Case, x: Any, arrays: Arrays) -> list[Candidate]:
     """Its functions keep the plans they made in a cache of their own."""
     fft = module("cupy.fft")
     if fft is None:
         return []
-    function = functools.partial(getattr(fft, function_name(case)), x, **arguments(case))
-    return [Candidate("cupy.fft", lambda: function, wait, foreign=True)]
+    function = functools.partial(getattr(fft, function_name(case)), **arguments(case))
+    return [_functional("cupy.fft", function, x, arrays)]
 
 
-def _nvmath(case: Case, x: Any, wait: Callable[[Any], object], execution: str) -> list[Candidate]:
+def _nvmath(case: Case, x: Any, arrays: Arrays) -> list[Candidate]:
     """It never scales, so its inverse does less than the others'."""
     fft = module("nvmath.fft")
     if fft is None:
@@ -99,24 +120,36 @@ def _nvmath(case: Case, x: Any, wait: Callable[[Any], object], execution: str) -
     options: dict[str, Any] = {"fft_type": case.kind.upper()}
     if case.kind == "c2r":
         options["last_axis_parity"] = "odd" if case.lengths[-1] % 2 else "even"
-    keywords = {"axes": case.axes, "options": options, "execution": execution}
+    keywords = {"axes": case.axes, "options": options, "execution": arrays.execution}
+
+    operand = functools.cache(lambda: arrays.copied(x))
 
     def stateful() -> Callable[[], Any]:
-        planned = fft.FFT(x, **keywords)
+        y = operand()
+        planned = fft.FFT(y, **keywords)
         planned.plan()
 
         def call() -> Any:
-            planned.reset_operand(x)
+            planned.reset_operand(y)
             return planned.execute(direction=case.direction)
 
         weakref.finalize(call, planned.free)
         return call
 
-    def function() -> Callable[[], Any]:
-        name = function_name(case).removesuffix("n")
-        return functools.partial(getattr(fft, name), x, **keywords)
-
-    made = [Candidate("nvmath reset, execute", stateful, wait, foreign=True)]
+    made = [
+        Candidate("nvmath reset, execute", stateful, arrays.wait, foreign=True, prepare=operand)
+    ]
     if case.form == "eager":
-        made.append(Candidate("nvmath function", function, wait, foreign=True))
+        name = function_name(case).removesuffix("n")
+        function = functools.partial(getattr(fft, name), **keywords)
+        made.append(_functional("nvmath function", function, x, arrays))
     return made
+
+
+def _functional(name: str, function: Callable[..., Any], x: Any, arrays: Arrays) -> Candidate:
+    operand = functools.cache(lambda: arrays.copied(x))
+
+    def make() -> Callable[[], Any]:
+        return functools.partial(function, operand())
+
+    return Candidate(name, make, arrays.wait, foreign=True, prepare=operand)

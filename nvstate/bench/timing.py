@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-ROUNDS = (5, 40)  # fewest and most
+ROUNDS = (5, 200)  # fewest and most
 SMALL = 1e-3  # seconds: calls faster than this are repeated between two looks at the clock …
 REPEATED = 4e-3  # … for so long
 
@@ -25,6 +25,7 @@ class Candidate:
         wait: returns when a result is there.
         per: transforms in one call; times are of one transform.
         foreign: another library's, whose refusal is a result and not a failure.
+        prepare: gets the data, before the clock starts.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Candidate:
     wait: Callable[[Any], object]
     per: int = 1
     foreign: bool = False
+    prepare: Callable[[], object] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,6 +129,7 @@ def measure(
 
 
 def _started(candidate: Candidate) -> _Running:
+    candidate.prepare()
     start = time.perf_counter()
     call = candidate.make()
     planned = time.perf_counter()
