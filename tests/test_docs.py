@@ -1,5 +1,6 @@
 """Documents are tested: every example, block and notebook runs, every public name has its entry."""
 
+import argparse
 import doctest
 import importlib
 import importlib.util
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 import nvstate as nvs
+from nvstate.bench import fft as bench
 
 ROOT = pathlib.Path(__file__).parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -149,7 +151,7 @@ def test_functions_are_described(name):
     sections = {"Example:"}
     if signature.parameters:
         sections.add("Args:")
-    if signature.return_annotation not in {"None", None, "Iterator[None]"}:
+    if not re.fullmatch(r"None|(Iterator|Generator)\[None.*", str(signature.return_annotation)):
         sections.add("Returns:")
     if re.search(r"^\s+raise ", inspect.getsource(function), re.MULTILINE):
         sections.add("Raises:")
@@ -182,6 +184,13 @@ def test_links_lead_somewhere(page):
     prose = re.sub(r"^(`{3,}).*?^\1$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in LINK.findall(prose):
         assert (page.parent / target).exists(), f"{name_of(page)} links to {target}"
+
+
+def test_the_benchmark_page_has_every_option():
+    parser = argparse.ArgumentParser(add_help=False)
+    bench.add_arguments(parser)
+    listed = re.findall(r"^\| `(--\w+)` \|", (REFERENCE / "bench.md").read_text(), re.MULTILINE)
+    assert set(listed) == set(re.findall(r"--\w+", parser.format_usage()))
 
 
 def test_the_version_is_one():

@@ -124,7 +124,7 @@ class Plan:
             if type(x) is ArrayImpl and x.sharding == self._accepted_sharding:
                 try:
                     return self._compiled(x)
-                except (errors.OperandError, RuntimeError):
+                except (ValueError, RuntimeError):
                     self.check(x)  # says it with the device, or that `x` was consumed
                     raise
         else:
@@ -136,8 +136,6 @@ class Plan:
         if aval.is_traced(x):
             return self._program(x)
         if self.placement is None or self.placement.package == "jax":
-            if self.placement is not None:
-                self.__dict__["_accepted_sharding"] = x.sharding
             return self._compiled(x)
         y = self._compiled(jax.device_put(x, jax.local_devices(backend="cpu")[0]))
         if not self.inplace:
@@ -151,6 +149,10 @@ class Plan:
         return False
 
     _accepted_sharding = None  # the last one that passed `check`: compared, not derived again
+
+    @functools.cached_property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.operand.dtype)
 
     @functools.cached_property
     def _program(self) -> _Program:
@@ -181,6 +183,14 @@ class Plan:
 
     def check(self, x: Any) -> None:
         """Raise `OperandError` if `x` is not an operand of this plan."""
+        if (
+            type(x) is ArrayImpl
+            and x.shape == self.operand.shape
+            and x.dtype == self._dtype
+            and x.sharding == self._accepted_sharding
+            and not x.is_deleted()
+        ):
+            return
         if not isinstance(x, np.ndarray | jax.Array):
             raise self._mismatch(aval.foreign(x), "Pass an array of the plan's package.")
         got, where = aval.type_of(x), placement.of(x)
@@ -212,6 +222,8 @@ class Plan:
             raise self._mismatch(_at(got, where), self._replan(move))
         if not self.spec.accepts(self.operand, got):
             raise self._mismatch(_at(got, where), self._replan("reshape the operand"))
+        if where is not None and where.package == "jax":
+            self.__dict__["_accepted_sharding"] = x.sharding
 
     def _replan(self, other: str) -> str:
         return f"Plan again with `{self.where}.plan({self.arguments()})`, or {other}."

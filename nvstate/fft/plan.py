@@ -12,7 +12,7 @@ from nvstate._core import aval, lower, placement
 from nvstate._core.aval import OperandType
 from nvstate._core.plan import Plan
 from nvstate.fft import primitive, strategy as strategies, workspace
-from nvstate.fft.spec import WHERE, FFTSpec, Problem, spec as make_spec
+from nvstate.fft.spec import WHERE, FFTSpec, Hermitian, Problem, spec as make_spec
 from nvstate.fft.strategy import Strategy
 
 
@@ -35,12 +35,22 @@ class FFTPlan(Plan):
         shape = self.spec.result_shape(self.operand.shape)
         return OperandType(shape, self.spec.result_dtype, self.operand.open)
 
-    def inverse(self) -> FFTPlan:
+    def inverse(self, *, hermitian: Hermitian = "numpy") -> FFTPlan:
         """Plan the transform that undoes this one on its result.
 
         Direction or kind is turned; lengths (so the parity too), `norm`, placement and a pinned
         strategy are kept. In "c2c" both share one cuFFT plan. With `norm="none"` the two in turn
         multiply by N; a crop is not undone.
+
+        Args:
+            hermitian: "r2c" alone: "assume" where what you do with the spectrum keeps it
+                Hermitian, as multiplying by another real array's spectrum does; see `spec`.
+
+        Returns:
+            A plan for this plan's result.
+
+        Raises:
+            SpecError: `hermitian="assume"` of another kind.
 
         Example:
             >>> x = jnp.ones((2, 9))
@@ -48,7 +58,7 @@ class FFTPlan(Plan):
             >>> bool(jnp.allclose(plan.inverse()(plan(x)), x))
             True
         """
-        inverse = self.spec.inverse()
+        inverse = self.spec.inverse(hermitian)
         return FFTPlan.of(inverse, self.result, self.placement, self.choices)
 
     @property
@@ -69,13 +79,23 @@ class FFTPlan(Plan):
 
     @property
     def workspace_bytes(self) -> int:
-        """Bytes that one call needs beside operand and result; 0 on CPU."""
-        return estimate_workspace(self, technique="refined" if self.workspace_exact else "bound")
+        """Bytes that one call needs beside operand and result; 0 on CPU.
+
+        Where a GPU is visible this makes the native plan, which the first execution will find.
+        """
+        return 0 if self.backend == "xla" else _workspace(self, workspace.needed, self._device())
 
     @property
     def workspace_exact(self) -> bool:
         """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
-        return self.backend == "xla" or bool(lower.visible_devices())
+        return self.backend == "xla" or self._device() is not None
+
+    def _device(self) -> int | None:
+        """Ordinal of the CUDA device that the plan was made for, or of the first; None: not here."""
+        wanted = self.placement.devices[0] if self.placement else None
+        here = lower.visible_devices()
+        ordinals = [d.local_hardware_id for d in here if wanted in {None, placement.name(d)}]
+        return ordinals[0] if ordinals else None
 
     def arguments(self) -> str:
         """What to type between the parentheses of `plan()` to plan the same for another operand."""
@@ -269,33 +289,37 @@ def estimate_workspace(
     planned = x if isinstance(x, FFTPlan) else plan(x, **problem)
     if device is None and planned.backend == "xla":
         return 0
-    spec, choices = planned.spec, planned.choices
-    operand = jax.ShapeDtypeStruct(planned.operand.shape, planned.operand.dtype)
-    made = lower.calls(lambda a: primitive.cuda(spec, a, choices), operand)
     if technique == "bound":
-        return max(workspace.bound(*call) for call in made)
-    here = [d for d in lower.visible_devices() if device is None or d is device]
-    wanted = planned.placement.devices[0] if planned.placement else None
-    ordinals = [d.local_hardware_id for d in here if device or wanted in {None, placement.name(d)}]
-    if not ordinals:
+        return _workspace(planned, lambda *call: workspace.bound(*call[:3]), None)
+    ordinal = planned._device() if device is None else device.local_hardware_id
+    if ordinal is None or device not in {None, *lower.visible_devices()}:
         raise errors.UnsupportedError(
             errors.message(
                 WHERE,
                 f'technique "{technique}" asks cuFFT, which needs a CUDA device',
                 expected="a CUDA device of this process",
-                got=str(device or wanted or "none"),
+                got="none" if device is None else str(device),
                 do='Use `technique="bound"`.',
             )
         )
-    return max(workspace.estimated(*call, technique, ordinals[0]) for call in made)
+    return _workspace(
+        planned, lambda *call: workspace.estimated(*call[:3], technique, ordinal), ordinal
+    )
+
+
+def _workspace(planned: FFTPlan, measure: Any, device: int | None) -> int:
+    """The most that one of a plan's calls needs: XLA reuses the memory of the others."""
+    spec, choices = planned.spec, planned.choices
+    operand = jax.ShapeDtypeStruct(planned.operand.shape, planned.operand.dtype)
+    calls = lower.calls(lambda x: primitive.cuda(spec, x, choices), operand)
+    return max(measure(*call, device) for call in calls)
 
 
 def _planned(spec: FFTSpec, operand: Any) -> OperandType:
     if operand is not None:
         got = aval.type_of(operand)
-        if got.dtype == spec.operand_dtype and spec.accepts(
-            OperandType(got.shape, spec.operand_dtype), got
-        ) and tuple(got.shape[a] for a in spec.axes) == spec.extents:
+        # Its own type has the batch of anything; what is left to accept is dtype and extents.
+        if spec.accepts(OperandType((), spec.operand_dtype, open=True), got):
             return got
         raise errors.OperandError(
             errors.message(

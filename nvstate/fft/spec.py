@@ -132,12 +132,20 @@ class FFTSpec(Spec):
             turned |= {"kind": kind, "direction": direction, "norm": TURNED[self.norm]}
         return dataclasses.replace(self, **turned, hermitian="numpy")
 
-    def inverse(self) -> FFTSpec:
+    def inverse(self, hermitian: Hermitian = "numpy") -> FFTSpec:
         """The spec that undoes this transform on its result."""
+        if hermitian != "numpy" and self.kind != "r2c":
+            raise _error(
+                '`hermitian` is about the inverse of "r2c"',
+                '`kind="r2c"`',
+                f'`kind="{self.kind}"` with `hermitian="{hermitian}"`',
+                "Leave `hermitian` out.",
+            )
+        _choice("hermitian", hermitian, Hermitian, optional=False)
         kind = {"c2c": "c2c", "r2c": "c2r", "c2r": "r2c"}[self.kind]
         direction = "forward" if self.direction == "inverse" else "inverse"
         return dataclasses.replace(
-            self, kind=kind, direction=direction, extents=self.produced, hermitian="numpy"
+            self, kind=kind, direction=direction, extents=self.produced, hermitian=hermitian
         )
 
     def shifted(self, dim: int, rank: int) -> FFTSpec:

@@ -54,10 +54,24 @@ def candidates(spec: FFTSpec, shape: tuple[int, ...]) -> list[Strategy]:
         return ["contiguous", "transpose"]
     # In one call the transform axes are nested as they lie, with the halved one innermost.
     nested = positions == tuple(sorted(positions))
-    count = len(runs(spec, shape))
     if not nested:
         return ["transpose"]
-    return ["strided" if count <= 1 else "loop", "transpose"]
+    if len(runs(spec, shape)) <= 1:
+        return ["strided", "transpose"]
+    return ["loop", "transpose"] if _aligned(spec, shape) else ["transpose"]
+
+
+def _aligned(spec: FFTSpec, shape: tuple[int, ...]) -> bool:
+    """Whether every launch of a loop finds the real side aligned to a complex number.
+
+    cuFFT refuses another address. The loops go over all runs but the largest.
+    """
+    if spec.kind == "c2c":
+        return True
+    real = shape if spec.kind == "r2c" else spec.result_shape(shape)
+    batches = runs(spec, real)
+    batches.remove(max(batches, key=lambda run: run.size))
+    return all(math.prod(real[run.last + 1 :]) % 2 == 0 for run in batches)
 
 
 def _pays(name: Strategy, spec: FFTSpec, shape: tuple[int, ...]) -> bool:
