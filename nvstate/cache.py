@@ -39,6 +39,9 @@ class CacheInfo:
 def info() -> CacheInfo:
     """Count the native plans of this process.
 
+    Returns:
+        The counts of now.
+
     Example:
         >>> nvs.cache.info().plans
         0
@@ -54,10 +57,22 @@ def limit(plans: int, /) -> None:
 
     Raises:
         SpecError: a negative number.
+
+    Example:
+        >>> nvs.cache.limit(8)
+        >>> nvs.cache.info().limit
+        8
+        >>> nvs.cache.limit(64)
     """
     _native.cache_limit(plans)
 
 
 def clear() -> None:
-    """Drop every native plan that no executable holds."""
+    """Drop every native plan that no executable holds.
+
+    Example:
+        >>> nvs.cache.clear()
+        >>> nvs.cache.info().recent
+        0
+    """
     _native.cache_clear()

@@ -41,7 +41,9 @@ def relative_l2(got: Any, want: Any) -> float:
     if got.size == 0:
         return 0.0
     norm = np.linalg.norm(np.ravel(want).astype(np.clongdouble))
-    return float(np.linalg.norm(np.ravel(got).astype(np.clongdouble) - np.ravel(want)) / (norm or 1))
+    return float(
+        np.linalg.norm(np.ravel(got).astype(np.clongdouble) - np.ravel(want)) / (norm or 1)
+    )
 
 
 def to_jax(x: np.ndarray) -> Any:

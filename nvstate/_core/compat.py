@@ -13,10 +13,20 @@ from jax._src.custom_partitioning_sharding_rule import (
 from jax._src.lib.mlir import ir
 from jax.interpreters import mlir
 
-__all__ = ["ArrayImpl", "device_count", "devices", "is_exporting", "sharding_rule", "tensor_type", "wants_devices"]
+__all__ = [
+    "ArrayImpl",
+    "device_count",
+    "devices",
+    "is_exporting",
+    "sharding_rule",
+    "tensor_type",
+    "wants_devices",
+]
 
 
-def sharding_rule(rule: str, whole: tuple[str, ...], operands: list[Any], results: list[Any]) -> Any:
+def sharding_rule(
+    rule: str, whole: tuple[str, ...], operands: list[Any], results: list[Any]
+) -> Any:
     """A Shardy rule as an attribute; the factors named in `whole` are gathered, not split."""
     parsed = str_to_sdy_sharding_rule(rule, need_replication_factors=whole)
     return sdy_sharding_rule_to_mlir(parsed, operands, results)

@@ -135,7 +135,9 @@ def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
             ),
         },
     )
-    attributes = {k: np.array(v, np.int64) if isinstance(v, tuple) else v for k, v in call.attributes}
+    attributes = {
+        k: np.array(v, np.int64) if isinstance(v, tuple) else v for k, v in call.attributes
+    }
     return rule(ctx.replace(avals_out=[result, *hidden]), x, **attributes)[:1]
 
 

@@ -50,6 +50,7 @@ class Plan:
     name: ClassVar[str] = "x"  # of the operand
     kind: ClassVar[type[specs.Spec]]
     operation: ClassVar[Operation]
+    targets: ClassVar[tuple[str, ...]] = ()  # custom calls of its program, which export asks about
 
     def __init_subclass__(cls) -> None:
         """Make every operation's plan a pytree, also for `jax.export`."""
@@ -347,8 +348,7 @@ def reset(bound: Bound, /, **operands: Any) -> Bound:
 def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
     """Bind other operands without checking them, for loops that have proved that they fit.
 
-    An operand of a shape or dtype that does not fit is still refused when it is executed; its
-    package, device and memory kind are not looked at.
+    An operand that does not fit is still refused, but only when it is executed.
 
     Args:
         bound: from `bind` or `reset`.

@@ -164,9 +164,12 @@ def _trailing() -> list[Case]:
         ((16, 1024, 1024), (-2, -1), (2, 256, 256)),
         ((256, 256, 256), (-3, -2, -1), (64, 64, 32)),
     ]
+    bars = (NOT_SLOWER, Bar("ratio", 0.98, "cuda", reference="bare cuFFT"))
     kinds: list[tuple[Kind, Any]] = [("c2c", complex_shapes), ("r2c", real_shapes)]
     return [
-        Case("a", shape, axes, quick if dtype == "complex64" else None, kind, dtype=dtype)
+        Case(
+            "a", shape, axes, quick if dtype == "complex64" else None, kind, dtype=dtype, bars=bars
+        )
         for dtype in ("complex64", "complex128")
         for kind, shapes in kinds
         for shape, axes, quick in shapes

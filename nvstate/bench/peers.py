@@ -109,7 +109,35 @@ def _cupy(case: Case, x: Any, arrays: Arrays) -> list[Candidate]:
     if fft is None:
         return []
     function = functools.partial(getattr(fft, function_name(case)), **arguments(case))
-    return [_functional("cupy.fft", function, x, arrays)]
+    made = [_functional("cupy.fft", function, x, arrays)]
+    if case.group == "a":
+        made.append(_bare(case, x, arrays))
+    return made
+
+
+def _bare(case: Case, x: Any, arrays: Arrays) -> Candidate:
+    """cuFFT itself into a result that is already there, through CuPy's plan object."""
+    operand = functools.cache(lambda: arrays.copied(x))
+
+    def make() -> Callable[[], Any]:
+        cupy, get_fft_plan = module("cupy"), module("cupyx.scipy.fft").get_fft_plan
+        value_type = {"c2c": "C2C", "r2c": "R2C"}[case.kind]
+        if case.dtype == "complex128":
+            value_type = {"C2C": "Z2Z", "R2C": "D2Z"}[value_type]
+        y = operand()
+        planned = get_fft_plan(y, axes=case.axes, value_type=value_type)
+        shape = list(y.shape)
+        if case.kind == "r2c":
+            shape[case.axes[-1]] = case.lengths[-1] // 2 + 1
+        out = cupy.empty(shape, case.dtype)
+
+        def call() -> Any:
+            planned.fft(y, out, -1)
+            return out
+
+        return call
+
+    return Candidate("bare cuFFT", make, arrays.wait, foreign=True, prepare=operand)
 
 
 def _nvmath(case: Case, x: Any, arrays: Arrays) -> list[Candidate]:

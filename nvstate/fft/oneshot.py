@@ -33,7 +33,11 @@ class RealOptions(TypedDict, total=False):
 
 
 def fft(
-    x: Any, n: int | None = None, axis: int = -1, norm: Norm | None = None, **options: Unpack[Options]
+    x: Any,
+    n: int | None = None,
+    axis: int = -1,
+    norm: Norm | None = None,
+    **options: Unpack[Options],
 ) -> Any:
     """Transform complex data along one axis: `numpy.fft.fft`, planned.
 
@@ -60,7 +64,11 @@ def fft(
 
 
 def ifft(
-    x: Any, n: int | None = None, axis: int = -1, norm: Norm | None = None, **options: Unpack[Options]
+    x: Any,
+    n: int | None = None,
+    axis: int = -1,
+    norm: Norm | None = None,
+    **options: Unpack[Options],
 ) -> Any:
     """Invert `fft` along one axis: `numpy.fft.ifft`, planned.
 
@@ -87,7 +95,11 @@ def ifft(
 
 
 def rfft(
-    x: Any, n: int | None = None, axis: int = -1, norm: Norm | None = None, **options: Unpack[Options]
+    x: Any,
+    n: int | None = None,
+    axis: int = -1,
+    norm: Norm | None = None,
+    **options: Unpack[Options],
 ) -> Any:
     """Transform real data along one axis: `numpy.fft.rfft`, planned.
 
@@ -404,7 +416,9 @@ def _one_axis(
     norm: Norm | None,
     options: Any,
 ) -> Any:
-    return _execute(name, x, kind=kind, direction=direction, n=n, axes=(axis,), norm=norm, **options)
+    return _execute(
+        name, x, kind=kind, direction=direction, n=n, axes=(axis,), norm=norm, **options
+    )
 
 
 def _many_axes(
@@ -427,9 +441,15 @@ def _execute(name: str, x: Any, **problem: Any) -> Any:
     operand, real = aval.type_of(x), problem["kind"] == "r2c"
     if operand.dtype in (dtypes.REAL if real else dtypes.COMPLEX):
         other = f"`nvstate.fft.{name[1:] if real else name.replace('fft', 'rfft')}`"
-        cast = "pass `x.real`" if real else f'convert it with `x.astype("{dtypes.COMPLEX[operand.dtype]}")`'
+        cast = (
+            "pass `x.real`"
+            if real
+            else f'convert it with `x.astype("{dtypes.COMPLEX[operand.dtype]}")`'
+        )
         got = f"{operand}; nothing is promoted"
-        raise _error(name, f"a {'real' if real else 'complex'} operand", got, f"Use {other}, or {cast}.")
+        raise _error(
+            name, f"a {'real' if real else 'complex'} operand", got, f"Use {other}, or {cast}."
+        )
     return _plan(operand, placement.of(x), **problem)(x)
 
 

@@ -22,6 +22,7 @@ class FFTPlan(Plan):
     where: ClassVar[str] = WHERE
     kind: ClassVar[Any] = FFTSpec
     operation: ClassVar[Any] = staticmethod(primitive.fft)
+    targets: ClassVar[tuple[str, ...]] = (primitive.TARGET,)
     spec: FFTSpec
 
     @property
@@ -125,7 +126,10 @@ class FFTPlan(Plan):
         spec = self.spec
         where = f" on {self.placement}" if self.placement else ""
         rows = [
-            ("transform", f"{spec.kind} {spec.direction}, axes {spec.axes}, lengths {spec.lengths}"),
+            (
+                "transform",
+                f"{spec.kind} {spec.direction}, axes {spec.axes}, lengths {spec.lengths}",
+            ),
             ("operand", f"{self.operand}{where}{', consumed' if spec.inplace else ''}"),
             ("result", f"{self.result}"),
             ("scale", f"{spec.scale:.6g} ({spec.norm})"),
@@ -232,7 +236,10 @@ def plan(
     if not isinstance(x, FFTSpec):
         if operand is not None:
             raise _spec_error(
-                "two operands", "`plan(x, …)` or `plan(spec, x)`", "`plan(x, x)`", "Pass a spec first."
+                "two operands",
+                "`plan(x, …)` or `plan(spec, x)`",
+                "`plan(x, x)`",
+                "Pass a spec first.",
             )
         made = make_spec(x, **problem)
         planned, where = aval.type_of(x), placement.of(x)

@@ -100,9 +100,7 @@ def _stage(spec: FFTSpec, x: jax.Array, choices: Any, owner: int) -> jax.Array:
     return jax.lax.transpose(y, lower.layout(order))
 
 
-def _call(
-    spec: FFTSpec, shape: tuple[int, ...], order: tuple[int, ...], owner: int
-) -> lower.Call:
+def _call(spec: FFTSpec, shape: tuple[int, ...], order: tuple[int, ...], owner: int) -> lower.Call:
     attributes = {
         "v": np.int64(1),
         "owner": np.int64(owner),

@@ -313,7 +313,7 @@ def _kind(dtype: str, kind: Kind | None) -> Kind:
             if real
             else ("real", 'Use `kind="c2c"`, or `kind="c2r"` for a half spectrum.')
         )
-        raise _error(f"`kind=\"{kind}\"` of {dtype}", f"a {wanted} operand", dtype, do)
+        raise _error(f'`kind="{kind}"` of {dtype}', f"a {wanted} operand", dtype, do)
     return kind
 
 

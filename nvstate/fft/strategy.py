@@ -133,7 +133,9 @@ def stages(spec: FFTSpec) -> list[FFTSpec]:
     parts = [*rest, halved] if spec.kind == "c2r" else [halved, *rest]
     # What a stage has made, the next may overwrite.
     return [
-        dataclasses.replace(part, inplace=overwrites and part.needed == part.produced == part.extents)
+        dataclasses.replace(
+            part, inplace=overwrites and part.needed == part.produced == part.extents
+        )
         for part, overwrites in zip(parts, [spec.inplace, *[True] * len(rest)], strict=True)
     ]
 

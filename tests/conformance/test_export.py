@@ -30,6 +30,7 @@ def test_one_export_for_both_platforms(case, value, x, plan, order):
     plan = case.plan(jax.ShapeDtypeStruct(x.shape, x.dtype))
     restored = round_trip(lambda x: plan(x), x, platforms=order)
     assert restored.platforms == order
-    assert "nvstate_cufft_v1" in str(restored.mlir_module())
+    for target in plan.targets:
+        assert target in str(restored.mlir_module())
     assert relative_l2(restored.call(x), case.oracle(value)) < case.bound
     assert np.asarray(restored.call(x)).dtype == plan.result.dtype

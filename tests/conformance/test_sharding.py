@@ -62,7 +62,9 @@ def test_shard_map_and_its_gradient(case, mesh):
     values = [case.value(seed) for seed in range(4)]
     stacked = jnp.stack([to_jax(v) for v in values])
     plan = case.plan(jax.ShapeDtypeStruct(stacked.shape[1:], stacked.dtype))
-    local = jax.shard_map(lambda x: plan(x[0])[None], mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d"))
+    local = jax.shard_map(
+        lambda x: plan(x[0])[None], mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d")
+    )
     y = jax.jit(local)(stacked)
     for got, value in zip(y, values, strict=True):
         assert relative_l2(got, case.oracle(value)) < case.bound

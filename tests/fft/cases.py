@@ -39,7 +39,9 @@ def random(shape, dtype):
 
 def wide(x: np.ndarray) -> np.ndarray:
     """A wider precision: float64 for 32-bit operands, long double for 64-bit ones."""
-    return x.astype({"f": np.float64, "F": np.complex128, "d": np.longdouble, "D": np.clongdouble}[x.dtype.char])
+    return x.astype(
+        {"f": np.float64, "F": np.complex128, "d": np.longdouble, "D": np.clongdouble}[x.dtype.char]
+    )
 
 
 def oracle(function, **problem):

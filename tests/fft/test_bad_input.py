@@ -38,7 +38,10 @@ SPECS = {
     "no-axes": (lambda: nvs.fft.spec(C, axes=()), "no axes to transform"),
     "repeated-axis": (lambda: nvs.fft.spec(C, axes=(1, -1)), "repeated axis"),
     "axis-out-of-range": (lambda: nvs.fft.spec(C, axes=(2,)), "axis out of range"),
-    "real-as-c2c": (lambda: nvs.fft.spec(R, kind="c2c"), r'Use `kind="r2c"`, or `x.astype\("complex64"\)`'),
+    "real-as-c2c": (
+        lambda: nvs.fft.spec(R, kind="c2c"),
+        r'Use `kind="r2c"`, or `x.astype\("complex64"\)`',
+    ),
     "real-as-c2r": (lambda: nvs.fft.spec(R, kind="c2r"), r'Use `kind="r2c"`'),
     "complex-as-r2c": (lambda: nvs.fft.spec(C, kind="r2c"), r'Use `kind="c2c"`, or `kind="c2r"`'),
     "integer": (lambda: nvs.fft.spec(jnp.ones(4, "int32")), r'x.astype\("float32"\)'),
@@ -46,14 +49,32 @@ SPECS = {
     "float8": (lambda: nvs.fft.spec(jnp.ones(4, "float8_e4m3fn")), "no transform of float8_e4m3fn"),
     "c2r-forward": (lambda: nvs.fft.spec(C, kind="c2r", direction="forward"), "runs inverse only"),
     "r2c-inverse": (lambda: nvs.fft.spec(R, direction="inverse"), 'or use `kind="c2r"`'),
-    "unknown-norm": (lambda: nvs.fft.spec(C, norm="unitary"), '"backward", "ortho", "forward", "none"'),
+    "unknown-norm": (
+        lambda: nvs.fft.spec(C, norm="unitary"),
+        '"backward", "ortho", "forward", "none"',
+    ),
     "unknown-kind": (lambda: nvs.fft.spec(C, kind="C2C"), 'one of "c2c", "r2c", "c2r"'),
     "unknown-direction": (lambda: nvs.fft.spec(C, direction=-1), 'one of "forward", "inverse"'),
-    "unknown-parity": (lambda: nvs.fft.spec(C, kind="c2r", last_axis_parity=1), 'one of "even", "odd"'),
-    "unknown-hermitian": (lambda: nvs.fft.spec(C, kind="c2r", hermitian=None), 'one of "numpy", "assume"'),
-    "unknown-strategy": (lambda: nvs.fft.plan(C, strategy="fast"), '"contiguous", "strided", "loop"'),
-    "unknown-technique": (lambda: nvs.fft.estimate_workspace(C, technique="x"), "unknown `technique`"),
-    "parity-of-c2c": (lambda: nvs.fft.spec(C, last_axis_parity="odd"), "Leave `last_axis_parity` out"),
+    "unknown-parity": (
+        lambda: nvs.fft.spec(C, kind="c2r", last_axis_parity=1),
+        'one of "even", "odd"',
+    ),
+    "unknown-hermitian": (
+        lambda: nvs.fft.spec(C, kind="c2r", hermitian=None),
+        'one of "numpy", "assume"',
+    ),
+    "unknown-strategy": (
+        lambda: nvs.fft.plan(C, strategy="fast"),
+        '"contiguous", "strided", "loop"',
+    ),
+    "unknown-technique": (
+        lambda: nvs.fft.estimate_workspace(C, technique="x"),
+        "unknown `technique`",
+    ),
+    "parity-of-c2c": (
+        lambda: nvs.fft.spec(C, last_axis_parity="odd"),
+        "Leave `last_axis_parity` out",
+    ),
     "hermitian-of-c2c": (lambda: nvs.fft.spec(C, hermitian="assume"), "Leave `hermitian` out"),
     "hermitian-inverse-of-c2c": (
         lambda: nvs.fft.plan(C).inverse(hermitian="assume"),
@@ -67,15 +88,30 @@ SPECS = {
         lambda: nvs.fft.spec(C, kind="c2r", n=9, last_axis_parity="even"),
         r'expected: an even length\n  got:      9 with `last_axis_parity="even"`',
     ),
-    "n-and-s": (lambda: nvs.fft.spec(C, n=4, s=(4, 4)), r"both `n` and `s`\n.*\n  got:      n=4, s=\(4, 4\)"),
+    "n-and-s": (
+        lambda: nvs.fft.spec(C, n=4, s=(4, 4)),
+        r"both `n` and `s`\n.*\n  got:      n=4, s=\(4, 4\)",
+    ),
     "s-and-axes": (lambda: nvs.fft.spec(C, s=(4, 4), axes=(1,)), "differ in number"),
     "in-place-r2c": (lambda: nvs.fft.spec(R, inplace=True), "operand and result differ in type"),
-    "in-place-crop": (lambda: nvs.fft.spec(C, n=4, inplace=True), "operand and result differ in type"),
+    "in-place-crop": (
+        lambda: nvs.fft.spec(C, n=4, inplace=True),
+        "operand and result differ in type",
+    ),
     "no-array": (lambda: nvs.fft.spec([1, 2]), "got:      list"),
-    "spec-and-keywords": (lambda: nvs.fft.plan(nvs.fft.spec(C), norm="ortho"), "Leave the keywords out"),
+    "spec-and-keywords": (
+        lambda: nvs.fft.plan(nvs.fft.spec(C), norm="ortho"),
+        "Leave the keywords out",
+    ),
     "two-operands": (lambda: nvs.fft.plan(C, C), "two operands"),
-    "open-plan-of-leading-axis": (lambda: nvs.fft.plan(nvs.fft.spec(C, axes=(0,))), r"plan\(spec, x\)"),
-    "fft-of-real": (lambda: nvs.fft.fft(R), r'Use `nvstate.fft.rfft`, or convert it with `x.astype\("complex64"\)`'),
+    "open-plan-of-leading-axis": (
+        lambda: nvs.fft.plan(nvs.fft.spec(C, axes=(0,))),
+        r"plan\(spec, x\)",
+    ),
+    "fft-of-real": (
+        lambda: nvs.fft.fft(R),
+        r'Use `nvstate.fft.rfft`, or convert it with `x.astype\("complex64"\)`',
+    ),
     "ifftn-of-real": (lambda: nvs.fft.ifftn(R), "Use `nvstate.fft.irfftn`"),
     "rfft2-of-complex": (lambda: nvs.fft.rfft2(C), r"Use `nvstate.fft.fftn`, or pass `x.real`"),
     "one-shot-of-list": (lambda: nvs.fft.fft([1, 2]), "got:      list"),
@@ -89,7 +125,9 @@ def test_no_such_problem(name):
     with pytest.raises(SpecError) as raised:
         call()
     assert re.search(text, str(raised.value))
-    assert re.match(r"nvstate\.(fft|cache): .*\n  expected: .+\n  got:      .+\n.+", str(raised.value))
+    assert re.match(
+        r"nvstate\.(fft|cache): .*\n  expected: .+\n  got:      .+\n.+", str(raised.value)
+    )
     assert isinstance(raised.value, ValueError)
 
 
@@ -198,7 +236,9 @@ def test_jax_operands_of_a_numpy_plan():
 
 def test_traced_operands_are_checked():
     plan = nvs.fft.plan(C, axes=(1,))
-    with pytest.raises(OperandError, match=r"expected: complex64\[4,8\] on cpu:0\n.*complex64\[4,9\]"):
+    with pytest.raises(
+        OperandError, match=r"expected: complex64\[4,8\] on cpu:0\n.*complex64\[4,9\]"
+    ):
         jax.jit(lambda x: plan(x))(jnp.ones((4, 9), "complex64"))
     with pytest.raises(OperandError, match=r"float32\[4,8\]"):
         jax.jit(nvs.execute)(nvs.reset_unchecked(nvs.bind(plan, x=C), x=R))

@@ -84,9 +84,13 @@ def test_inverse_on_both_sides_of_two_to_the_31_elements(rows):
     @jax.jit
     def whole():
         shape = (rows, n)
-        return values(jax.lax.broadcasted_iota("int32", shape, 0), jax.lax.broadcasted_iota("int32", shape, 1))
+        return values(
+            jax.lax.broadcasted_iota("int32", shape, 0), jax.lax.broadcasted_iota("int32", shape, 1)
+        )
 
-    plan = nvs.fft.plan(jax.ShapeDtypeStruct((rows, n), "complex64"), axes=(1,), direction="inverse")
+    plan = nvs.fft.plan(
+        jax.ShapeDtypeStruct((rows, n), "complex64"), axes=(1,), direction="inverse"
+    )
     picked = jnp.array([0, rows // 2, rows - 2, rows - 1])
     y = jax.jit(lambda: plan(whole())[picked])()
     x = np.asarray(values(picked[:, None], jnp.arange(n)[None]))
@@ -244,7 +248,7 @@ def test_a_thousand_plans_leave_memory_flat(rng):
         info, used = nvs.cache.info(), used_bytes()
         start = time.perf_counter()
         make(1000, 40)
-        print(f'1000 plans: {time.perf_counter() - start:.1f} s')
+        print(f"1000 plans: {time.perf_counter() - start:.1f} s")
         after = nvs.cache.info()
         assert after.made == info.made + 1000
         assert (after.plans, after.held, after.recent) == (info.plans, info.held, info.recent)
@@ -305,7 +309,9 @@ def test_workspace_estimates(rng):
     plan = nvs.fft.plan(x, axes=(1,))
     assert plan.backend == "cufft"
     assert plan.workspace_exact
-    sizes = {t: nvs.fft.estimate_workspace(plan, technique=t) for t in ("bound", "default", "refined")}
+    sizes = {
+        t: nvs.fft.estimate_workspace(plan, technique=t) for t in ("bound", "default", "refined")
+    }
     print(sizes, plan.workspace_bytes)
     assert 0 < plan.workspace_bytes <= sizes["bound"]
     assert sizes["refined"] > 0

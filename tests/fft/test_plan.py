@@ -12,7 +12,20 @@ import nvstate as nvs
 from tests.case import relative_l2
 from tests.fft.cases import random
 
-NAMES = ["fft", "ifft", "rfft", "irfft", "fft2", "ifft2", "rfft2", "irfft2", "fftn", "ifftn", "rfftn", "irfftn"]
+NAMES = [
+    "fft",
+    "ifft",
+    "rfft",
+    "irfft",
+    "fft2",
+    "ifft2",
+    "rfft2",
+    "irfft2",
+    "fftn",
+    "ifftn",
+    "rfftn",
+    "irfftn",
+]
 
 
 @pytest.mark.parametrize("package", [np.asarray, jnp.asarray])
@@ -117,7 +130,13 @@ def test_in_place_numpy_writes_into_the_operand(rng):
 
 def test_numpy_views_and_orders(rng):
     base = random((6, 16), "complex64")(rng)
-    for x in (base[::2, 1::2], base[::-1], base.T, np.asfortranarray(base), np.broadcast_to(base[0], (3, 16))):
+    for x in (
+        base[::2, 1::2],
+        base[::-1],
+        base.T,
+        np.asfortranarray(base),
+        np.broadcast_to(base[0], (3, 16)),
+    ):
         y = nvs.fft.plan(x, axes=(1,))(x)
         assert relative_l2(y, np.fft.fft(x.astype("complex128"))) < 1e-6
 
@@ -142,10 +161,17 @@ def test_descriptions():
     x = jax.ShapeDtypeStruct((4, 8, 6), "complex64")
     plan = nvs.fft.plan(jnp.ones((4, 8, 6), "complex64"), axes=(1,), direction="inverse")
     text = plan.describe()
-    for part in ("c2c inverse, axes (-2,), lengths (8,)", "complex64[4,8,6] on cpu:0", "0.125 (backward)", "XLA's own FFT"):
+    for part in (
+        "c2c inverse, axes (-2,), lengths (8,)",
+        "complex64[4,8,6] on cpu:0",
+        "0.125 (backward)",
+        "XLA's own FFT",
+    ):
         assert part in text
     assert "c2c inverse" in repr(plan)
-    assert "complex64[4,8,6] -&gt;" in plan._repr_html_() or "complex64[4,8,6]" in plan._repr_html_()
+    assert (
+        "complex64[4,8,6] -&gt;" in plan._repr_html_() or "complex64[4,8,6]" in plan._repr_html_()
+    )
     assert (plan.backend, plan.strategy, plan.scaling) == ("xla", "transpose", "multiply")
     assert (plan.workspace_bytes, plan.workspace_exact) == (0, True)
     assert nvs.fft.plan(x, axes=(0,)).operand == nvs.fft.plan(x, axes=(0,)).result
