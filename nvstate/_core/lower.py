@@ -33,8 +33,9 @@ class Call:
         dtype: of the result.
         inplace: the result shares the operand's memory.
         destroys: the target may overwrite its operand, so gets a copy if that is still needed.
-        workspace: (call, operand, result, device) -> bytes; a module's function, for equality. The
-            device is None where the program is not for one GPU of this process.
+        workspace: (call, operand, result, device) -> bytes, 0 if none will be needed; a module's
+            function, for equality. The device is None where the program is not for one GPU of
+            this process.
     """
 
     target: str
@@ -113,20 +114,23 @@ def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
     rank, dims = len(operand.shape), tuple(range(len(operand.shape)))
     nbytes = call.workspace(call, operand, result, local_device(ctx))
     # The hidden results have the batch axes too: the partitioner splits what has them all.
-    workspace = jax.core.ShapedArray((*[1] * call.batch, nbytes + ALIGNMENT), np.dtype(np.uint8))
+    shape = (*[1] * call.batch, nbytes + ALIGNMENT)
+    # None at all if none is needed: XLA allocates temporaries in each execution.
+    workspace = [jax.core.ShapedArray(shape, np.dtype(np.uint8))] if nbytes else []
     scratch = [operand] if call.destroys else []
-    hidden = [*scratch, workspace]
+    hidden = [*scratch, *workspace]
     types = [compat.tensor_type(a) for a in (result, *hidden)]
 
     whole = dims[call.batch :]
     left, right, gathered = factors(rank, whole)
-    ones = " ".join(f"o{i}" for i in range(call.batch))
-    outputs = ", ".join([right, *[left for _ in scratch], f"{ones} bytes".strip()])
+    ones = " ".join([*(f"o{i}" for i in range(call.batch)), "bytes"])
+    outputs = ", ".join([right, *[left for _ in scratch], *[ones for _ in workspace]])
     physical = layout(call.order)[::-1]  # from the fastest axis to the slowest
     rule = jax.ffi.ffi_lowering(
         call.target,
         operand_layouts=[physical],
-        result_layouts=[physical] * (1 + len(scratch)) + [tuple(range(call.batch, -1, -1))],
+        result_layouts=[physical] * (1 + len(scratch))
+        + [tuple(range(call.batch, -1, -1)) for _ in workspace],
         operand_output_aliases={0: 1} if call.destroys else {0: 0} if call.inplace else None,
         extra_attributes={
             "mhlo.frontend_attributes": mlir.ir_attribute({"num_batch_dims": str(call.batch)}),

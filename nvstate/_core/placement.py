@@ -33,11 +33,13 @@ class Placement:
 def of(x: Any) -> Placement | None:
     """The placement of a concrete array; None for tracers and abstract types."""
     package = aval.package_of(x)
-    if package is None:
-        return None
-    if package == "numpy":
+    return None if package is None else on(None if package == "numpy" else x.sharding)
+
+
+def on(sharding: jax.sharding.Sharding | None) -> Placement:
+    """The placement of JAX arrays with this sharding; for None, of NumPy's."""
+    if sharding is None:
         return Placement("numpy", ("cpu:0",))
-    sharding = x.sharding
     devices = sorted(sharding.device_set, key=lambda d: d.id)
     kind = sharding.memory_kind
     if kind == devices[0].default_memory().kind:

@@ -122,7 +122,10 @@ class Plan:
         """Execute: `plan(x)`, or `plan(x=x)`."""
         if len(args) == 1 and not operands:
             (x,) = args
-            if type(x) is ArrayImpl and x.sharding == self._accepted_sharding:
+            if type(x) is ArrayImpl and (
+                (sharding := x.sharding) is self._accepted_sharding
+                or self._accepts_sharding(sharding)
+            ):
                 try:
                     return self._compiled(x)
                 except (ValueError, RuntimeError):
@@ -149,7 +152,17 @@ class Plan:
         """Whether the result takes the operand's memory."""
         return False
 
-    _accepted_sharding = None  # the last one that passed `check`: compared, not derived again
+    # The last one that passed `check`: compared, and not derived again. Identity comes first, since
+    # equality costs microseconds in some versions of JAX.
+    _accepted_sharding: ClassVar[Any] = None
+
+    def _accepts_sharding(self, sharding: Any) -> bool:
+        if sharding is self._accepted_sharding:
+            return True
+        if sharding == self._accepted_sharding:
+            self.__dict__["_accepted_sharding"] = sharding
+            return True
+        return False
 
     @functools.cached_property
     def _dtype(self) -> np.dtype[Any]:
@@ -188,7 +201,7 @@ class Plan:
             type(x) is ArrayImpl
             and x.shape == self.operand.shape
             and x.dtype == self._dtype
-            and x.sharding == self._accepted_sharding
+            and self._accepts_sharding(x.sharding)
             and not x.is_deleted()
         ):
             return

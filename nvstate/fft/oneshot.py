@@ -11,7 +11,6 @@ import numpy as np
 from nvstate import errors
 from nvstate._core import aval, dtypes, placement
 from nvstate._core.aval import OperandType
-from nvstate._core.placement import Placement
 from nvstate.fft.plan import FFTPlan, plan
 from nvstate.fft.spec import WHERE, Direction, Hermitian, Kind, Norm, Parity
 from nvstate.fft.strategy import Strategy
@@ -416,9 +415,7 @@ def _one_axis(
     norm: Norm | None,
     options: Any,
 ) -> Any:
-    return _execute(
-        name, x, kind=kind, direction=direction, n=n, axes=(axis,), norm=norm, **options
-    )
+    return _execute(name, x, kind, direction, n, None, (axis,), norm, options)
 
 
 def _many_axes(
@@ -431,32 +428,60 @@ def _many_axes(
     norm: Norm | None,
     options: Any,
 ) -> Any:
-    s, axes = s and tuple(s), axes and tuple(axes)
-    return _execute(name, x, kind=kind, direction=direction, s=s, axes=axes, norm=norm, **options)
+    s = None if s is None else tuple(s)
+    axes = None if axes is None else tuple(axes)
+    return _execute(name, x, kind, direction, None, s, axes, norm, options)
 
 
-def _execute(name: str, x: Any, **problem: Any) -> Any:
+def _execute(name: str, x: Any, *problem: Any) -> Any:
     if not isinstance(x, np.ndarray | jax.Array):
         raise _error(name, "an array", aval.foreign(x), "Pass a numpy.ndarray or a jax.Array.")
-    operand, real = aval.type_of(x), problem["kind"] == "r2c"
-    if operand.dtype in (dtypes.REAL if real else dtypes.COMPLEX):
-        other = f"`nvstate.fft.{name[1:] if real else name.replace('fft', 'rfft')}`"
-        cast = (
-            "pass `x.real`"
-            if real
-            else f'convert it with `x.astype("{dtypes.COMPLEX[operand.dtype]}")`'
-        )
-        got = f"{operand}; nothing is promoted"
-        raise _error(
-            name, f"a {'real' if real else 'complex'} operand", got, f"Use {other}, or {cast}."
-        )
-    return _plan(operand, placement.of(x), **problem)(x)
+    # What a plan is made from, as the array has it: to derive it costs more than a small FFT.
+    *arguments, options = problem
+    where = _TRACED if aval.is_traced(x) else x.sharding if isinstance(x, jax.Array) else None
+    return _plan(name, x.shape, x.dtype, where, *arguments, *options.items())(x)
+
+
+_TRACED = "traced"  # in the place of a sharding
 
 
 @functools.lru_cache(maxsize=64)
-def _plan(operand: OperandType, where: Placement | None, **problem: Any) -> FFTPlan:
+def _plan(
+    name: str,
+    shape: tuple[int, ...],
+    dtype: Any,
+    sharding: Any,
+    kind: Kind,
+    direction: Direction,
+    n: int | None,
+    s: tuple[int, ...] | None,
+    axes: tuple[int, ...] | None,
+    norm: Norm | None,
+    *options: tuple[str, Any],
+) -> FFTPlan:
     """Plans of the latest one-shot calls, so that a loop of them plans once."""
-    made = plan(jax.ShapeDtypeStruct(operand.shape, operand.dtype), **problem)
+    operand = OperandType(shape, str(dtype))
+    real = kind == "r2c"
+    if operand.dtype in (dtypes.REAL if real else dtypes.COMPLEX):
+        other = name[1:] if real else name.replace("fft", "rfft")
+        cast = "pass `x.real`" if real else f'`x.astype("{dtypes.COMPLEX[operand.dtype]}")`'
+        raise _error(
+            name,
+            f"a {'real' if real else 'complex'} operand",
+            f"{operand}; nothing is promoted",
+            f"Use `nvstate.fft.{other}`, or {cast}.",
+        )
+    made = plan(
+        jax.ShapeDtypeStruct(shape, dtype),
+        kind=kind,
+        direction=direction,
+        n=n,
+        s=s,
+        axes=axes,
+        norm=norm,
+        **dict(options),
+    )
+    where = None if sharding is _TRACED else placement.on(sharding)
     return FFTPlan.of(made.spec, operand, where, made.choices)
 
 

@@ -25,10 +25,15 @@ def needed(call: lower.Call, operand: Any, result: Any, device: int | None) -> i
 
 
 def bound(call: lower.Call, operand: Any, result: Any) -> int:
-    """The larger of operand and result, four times that where a length has a prime above 127."""
-    lengths = dict(call.attributes)["lengths"]
+    """The larger of operand and result; more where a length has a prime above 127.
+
+    There cuFFT convolves, twice over, at a length without such primes of at least 2n - 1.
+    """
     size = max(a.size * a.dtype.itemsize for a in (operand, result))
-    return size * (4 if any(_has_large_prime(n) for n in lengths) else 1)
+    for n in dict(call.attributes)["lengths"]:
+        if _has_large_prime(n):
+            size = -(-size * 2 * (1 << (2 * n - 2).bit_length()) // n)
+    return size
 
 
 def estimated(call: lower.Call, operand: Any, result: Any, technique: str, device: int) -> int:

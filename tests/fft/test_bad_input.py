@@ -110,7 +110,7 @@ SPECS = {
     ),
     "fft-of-real": (
         lambda: nvs.fft.fft(R),
-        r'Use `nvstate.fft.rfft`, or convert it with `x.astype\("complex64"\)`',
+        r'Use `nvstate.fft.rfft`, or `x.astype\("complex64"\)`',
     ),
     "ifftn-of-real": (lambda: nvs.fft.ifftn(R), "Use `nvstate.fft.irfftn`"),
     "rfft2-of-complex": (lambda: nvs.fft.rfft2(C), r"Use `nvstate.fft.fftn`, or pass `x.real`"),

@@ -48,6 +48,7 @@ struct SameFunction<R(As...), S(Bs...)> {
 FUNCTION(cuInit)
 FUNCTION(cuDeviceGet)
 FUNCTION(cuDevicePrimaryCtxRetain)
+FUNCTION(cuCtxGetCurrent)
 FUNCTION(cuCtxPushCurrent_v2)
 FUNCTION(cuCtxPopCurrent_v2)
 FUNCTION(cuMemGetInfo_v2)

@@ -3,6 +3,7 @@
 //   x                            -> y, workspace             c2c, r2c
 //   x                            -> y, scratch, workspace    c2r, whose input cuFFT may overwrite
 //
+// The workspace is left out where lowering knows that none is needed: XLA allocates per execution.
 // `scratch` has x's type; XLA aliases them unless x is still needed, or the partitioner dropped the
 // alias: so the pointers decide. c2c is in place where y is x.
 
@@ -113,13 +114,14 @@ Transform TransformOf(const Spec& spec, ffi::AnyBuffer x, ffi::AnyBuffer y) {
 // The results after y, and the pointers of a launch.
 struct Call {
   Call(const Spec& spec, In x, Out y, ffi::RemainingRets rest) {
-    const size_t expected = spec.kind == Kind::kC2R ? 2 : 1;
-    if (rest.size() != expected) {
-      throw Failure(Code::kInvalidArgument, std::to_string(expected) +
-                                                " hidden results expected, got " +
-                                                std::to_string(rest.size()));
+    const size_t scratches = spec.kind == Kind::kC2R ? 1 : 0;
+    if (rest.size() < scratches || rest.size() > scratches + 1) {
+      throw Failure(Code::kInvalidArgument,
+                    std::to_string(scratches) +
+                        " hidden results expected beside a workspace, got " +
+                        std::to_string(rest.size()));
     }
-    work = Aligned(**rest.get<ffi::AnyBuffer>(expected - 1));
+    if (rest.size() > scratches) work = Aligned(**rest.get<ffi::AnyBuffer>(scratches));
     launch = {spec.inverse, x.untyped_data(), y->untyped_data(), work.data};
     if (spec.kind == Kind::kC2R) {
       const ffi::AnyBuffer scratch = **rest.get<ffi::AnyBuffer>(0);
@@ -146,7 +148,7 @@ struct Call {
     }
   }
 
-  Work work;
+  Work work{nullptr, 0};
   Launch launch;
   size_t copied = 0;  // bytes of x to be copied to the scratch first
 };

@@ -179,7 +179,7 @@ std::unique_ptr<Plan> Plan::Made(int device, const Transform& t) {
 void Plan::Enqueue(abi::CUstream stream, const Launch& launch, const std::vector<Loop>& loops,
                    const Transform& t) {
   NVS_CHECK(api_.cufftSetStream(*handle_, stream));
-  NVS_CHECK(api_.cufftSetWorkArea(*handle_, launch.work));
+  if (work_bytes_ != 0) NVS_CHECK(api_.cufftSetWorkArea(*handle_, launch.work));
   ForEach(loops, [&](int64_t x_offset, int64_t y_offset) {
     NVS_CHECK(api_.cufftXtExec(*handle_, static_cast<char*>(launch.x) + x_offset * t.x_bytes(),
                                static_cast<char*>(launch.y) + y_offset * t.y_bytes(),

@@ -47,16 +47,23 @@ Code CodeOf(CUresult status) {
 namespace {
 
 abi::CUcontext PrimaryContext(int device) {
+  // Retained once and for good: XLA keeps it as long, and a count per plan would gain nothing. A
+  // thread remembers its last one, since every execution asks.
+  thread_local std::pair<int, abi::CUcontext> last{-1, nullptr};
+  if (last.first == device) return last.second;
   static std::mutex mutex;
-  // Retained once and for good: XLA keeps it as long, and a count per plan would gain nothing.
   static auto* const contexts = new std::map<int, abi::CUcontext>();
   std::lock_guard lock(mutex);
-  if (auto found = contexts->find(device); found != contexts->end()) return found->second;
+  if (auto found = contexts->find(device); found != contexts->end()) {
+    last = *found;
+    return found->second;
+  }
   const Driver& driver = Opened<Driver>();
   abi::CUdevice handle;
   abi::CUcontext context;
   NVS_CHECK(driver.cuDeviceGet(&handle, device));
   NVS_CHECK(driver.cuDevicePrimaryCtxRetain(&context, handle));
+  last = {device, context};
   return (*contexts)[device] = context;
 }
 
@@ -71,10 +78,16 @@ Handle Created(abi::CUresult (*create)(Handle*, Arguments...), Arguments... argu
 
 OnDevice::OnDevice(int device) {
   const abi::CUcontext context = PrimaryContext(device);
-  NVS_CHECK(Opened<Driver>().cuCtxPushCurrent_v2(context));
+  const Driver& driver = Opened<Driver>();
+  abi::CUcontext current;
+  NVS_CHECK(driver.cuCtxGetCurrent(&current));
+  if (current == context) return;
+  NVS_CHECK(driver.cuCtxPushCurrent_v2(context));
+  pushed_ = true;
 }
 
 OnDevice::~OnDevice() {
+  if (!pushed_) return;
   abi::CUcontext context;
   Opened<Driver>().cuCtxPopCurrent_v2(&context);
 }

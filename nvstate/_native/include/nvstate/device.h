@@ -25,6 +25,7 @@ struct Driver {
   NVS_SYMBOL(cuInit)
   NVS_SYMBOL(cuDeviceGet)
   NVS_SYMBOL(cuDevicePrimaryCtxRetain)
+  NVS_SYMBOL(cuCtxGetCurrent)
   NVS_SYMBOL(cuCtxPushCurrent_v2)
   NVS_SYMBOL(cuCtxPopCurrent_v2)
   NVS_SYMBOL(cuMemGetInfo_v2)
@@ -39,13 +40,17 @@ struct Driver {
   Driver() { NVS_CHECK(cuInit(0)); }
 };
 
-// Makes a device's primary context, which XLA uses too, current in this scope and thread.
+// Makes a device's primary context, which XLA uses too, current in this scope and thread. In XLA's
+// threads it is already, and then this costs one look.
 class OnDevice {
  public:
   explicit OnDevice(int device);
   ~OnDevice();
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
+
+ private:
+  bool pushed_ = false;
 };
 
 size_t FreeBytes();                     // of the current device

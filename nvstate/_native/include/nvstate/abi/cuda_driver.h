@@ -38,6 +38,7 @@ using CUgraph = struct CUgraph_st*;
 CUresult cuInit(unsigned int flags);
 CUresult cuDeviceGet(CUdevice* device, int ordinal);
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device);
+CUresult cuCtxGetCurrent(CUcontext* context);
 CUresult cuCtxPushCurrent_v2(CUcontext context);
 CUresult cuCtxPopCurrent_v2(CUcontext* context);
 CUresult cuMemGetInfo_v2(size_t* free, size_t* total);
