@@ -12,7 +12,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A problem, an independent oracle at higher precision, and a bound on the relative L2 error."""
+    """A problem, an independent oracle, and a bound on the relative L2 error."""
 
     id: str
     operand: Callable[[np.random.Generator], np.ndarray]

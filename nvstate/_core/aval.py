@@ -7,10 +7,12 @@ import math
 from typing import Any, Literal
 
 import jax
+import jax.core
 import numpy as np
 
 Package = Literal["numpy", "jax"]
 Aval = Any  # jax.core.ShapedArray; its module moves, its `update` does not
+Device = Any  # jax.Device, in which type checkers see a variable
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def package_of(x: object) -> Package | None:
 
 
 def foreign(x: object) -> str:
-    """Name a thing that is no operand, and for DLPack's arrays the conversion that copies nothing."""
+    """Name a thing that is no operand; for DLPack's arrays, also what converts without a copy."""
     name = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
     if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | jax.Array):
         return f"{name}; convert it without a copy by `jax.dlpack.from_dlpack(x)`"

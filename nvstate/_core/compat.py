@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from jax._src import dispatch
@@ -10,7 +11,6 @@ from jax._src.custom_partitioning_sharding_rule import (
     sdy_sharding_rule_to_mlir,
     str_to_sdy_sharding_rule,
 )
-from jax._src.lib.mlir import ir
 from jax.interpreters import mlir
 
 __all__ = [
@@ -34,7 +34,7 @@ def sharding_rule(
 
 def tensor_type(x: Any) -> Any:
     """The MLIR type of an array with the shape and dtype of `x`."""
-    return ir.RankedTensorType.get(x.shape, mlir.dtype_to_ir_type(x.dtype))
+    return mlir.ir.RankedTensorType.get(x.shape, mlir.dtype_to_ir_type(x.dtype))
 
 
 def wants_devices(primitive: Any) -> None:
@@ -53,7 +53,7 @@ def device_count(ctx: Any) -> int:
     return context.num_devices if hasattr(context, "num_devices") else context.mesh.size
 
 
-def devices(ctx: Any) -> tuple[Any, ...] | None:
+def devices(ctx: Any) -> Sequence[Any] | None:
     """The devices that a lowering is for; None if they are not known yet."""
     context = ctx.module_context.axis_context
     if hasattr(context, "num_devices"):

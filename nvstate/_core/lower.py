@@ -7,12 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from nvstate import _native, errors
 from nvstate._core import compat
+from nvstate._core.aval import Device
 
 ALIGNMENT = 256  # of the workspace inside its buffer, by the handler
 
@@ -64,13 +66,13 @@ def layout(order: tuple[int, ...]) -> tuple[int, ...]:
 
 def local_device(ctx: Any) -> int | None:
     """The CUDA ordinal of the one GPU a program is lowered for, if that GPU is here."""
-    devices = compat.devices(ctx)
-    if devices is None or len(devices) > 1 or compat.is_exporting(ctx):
+    devices = compat.devices(ctx) or ()
+    if len(devices) != 1 or compat.is_exporting(ctx):
         return None
     return next((d.local_hardware_id for d in visible_devices() if d is devices[0]), None)
 
 
-def visible_devices() -> list[jax.Device]:
+def visible_devices() -> list[Device]:
     """The CUDA devices of this process."""
     try:
         return jax.local_devices(backend="cuda")

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from nvstate._core import aval
+from nvstate._core.aval import Device
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,7 +48,7 @@ def on(sharding: jax.sharding.Sharding | None) -> Placement:
     return Placement("jax", tuple(map(name, devices)), kind)
 
 
-def name(device: jax.Device) -> str:
+def name(device: Device) -> str:
     """A device as users write it: `cuda:0`, `cpu:0`."""
     platform = "cuda" if device.platform == "gpu" else device.platform
     return f"{platform}:{device.id}"

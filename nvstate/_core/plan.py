@@ -8,7 +8,7 @@ import functools
 import json
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, ClassVar, Self
 
 import jax
@@ -109,11 +109,11 @@ class Plan:
     # The digest comes first: JAX's tree hash ignores static data, so a jitted function that has
     # seen n plans compares with each of them, and integers differ faster than plans.
 
-    def _flatten(self) -> tuple[tuple[()], tuple[int, Plan]]:
+    def _flatten(self) -> tuple[tuple[()], Any]:
         return (), (self.digest, self)
 
     @staticmethod
-    def _unflatten(aux: tuple[int, Plan], leaves: Any) -> Plan:
+    def _unflatten(aux: Any, leaves: Any) -> Any:
         return aux[1]
 
     # As a function
@@ -132,7 +132,7 @@ class Plan:
                     self.check(x)  # says it with the device, or that `x` was consumed
                     raise
         else:
-            x = self._operand(args, operands)
+            x = self.operand_of(args, operands)
         self.check(x)
         return self._execute(x)
 
@@ -180,7 +180,8 @@ class Plan:
 
     # Operands
 
-    def _operand(self, args: tuple[Any, ...], operands: dict[str, Any]) -> Any:
+    def operand_of(self, args: tuple[Any, ...], operands: dict[str, Any]) -> Any:
+        """The one operand among what was given."""
         given = [*args, *operands.values()]
         if len(given) != 1 or (operands and self.name not in operands):
             names = [f"{len(args)} by position"] * bool(args) + [f"`{k}`" for k in operands]
@@ -210,7 +211,7 @@ class Plan:
         got, where = aval.type_of(x), placement.of(x)
         expected = self.placement
         if not aval.is_traced(x) and isinstance(x, jax.Array) and x.is_deleted():
-            do = f"Reset it, `nvstate.reset(bound, {self.name}=…)`, with an array that is still there."
+            do = f"Reset it to another array: `nvstate.reset(bound, {self.name}=…)`."
             raise errors.OperandError(
                 errors.message(
                     self.where,
@@ -236,7 +237,7 @@ class Plan:
             raise self._mismatch(_at(got, where), self._replan(move))
         if not self.spec.accepts(self.operand, got):
             raise self._mismatch(_at(got, where), self._replan("reshape the operand"))
-        if where is not None and where.package == "jax":
+        if isinstance(x, jax.Array) and where is not None:
             self.__dict__["_accepted_sharding"] = x.sharding
 
     def _replan(self, other: str) -> str:
@@ -268,8 +269,11 @@ def _same_place(expected: Placement, got: Placement) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class _Program:
-    """What a plan runs, checked again wherever it is traced. Knows its plan's data, not the plan:
-    a cycle would keep executables until the garbage collector runs."""
+    """What a plan runs, checked again wherever it is traced.
+
+    It knows its plan's data, not the plan: a cycle would keep executables until the garbage
+    collector runs.
+    """
 
     operation: Operation
     where: str
@@ -288,7 +292,6 @@ class _Program:
         return self.operation(self.spec, x, self.choices)
 
 
-@jax.tree_util.register_pytree_node_class
 class Bound:
     """A plan and its operand. A pytree whose leaf is the operand. Made by `bind` and `reset`."""
 
@@ -301,14 +304,13 @@ class Bound:
     def __repr__(self) -> str:
         return f"Bound({self.plan!r}, {self.plan.name}={aval.type_of(self.value)})"
 
-    def tree_flatten(self) -> tuple[tuple[Any], tuple[int, Plan]]:
-        """The operand as leaf; the plan as static data."""
-        return (self.value,), (self.plan.digest, self.plan)
 
-    @classmethod
-    def tree_unflatten(cls, aux: tuple[int, Plan], leaves: Any) -> Bound:
-        """Any leaf will do: JAX builds trees of types, of batch axes, of None."""
-        return cls(aux[1], leaves[0])
+# Any leaf will do: JAX builds trees of types, of batch axes, of None.
+jax.tree_util.register_pytree_node(
+    Bound,
+    lambda bound: ((bound.value,), (bound.plan.digest, bound.plan)),
+    lambda aux, leaves: Bound(aux[1], leaves[0]),
+)
 
 
 def bind(plan: Plan, /, **operands: Any) -> Bound:
@@ -331,7 +333,7 @@ def bind(plan: Plan, /, **operands: Any) -> Bound:
         >>> nvs.execute(bound).shape
         (2, 8)
     """
-    x = plan._operand((), operands)
+    x = plan.operand_of((), operands)
     plan.check(x)
     return Bound(plan, x)
 
@@ -380,7 +382,7 @@ def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
         True
     """
     plan = bound.plan
-    return Bound(plan, plan._operand((), operands)) if operands else bound
+    return Bound(plan, plan.operand_of((), operands)) if operands else bound
 
 
 def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
@@ -462,7 +464,7 @@ def free(plan: Plan, /) -> None:
 
 
 @contextlib.contextmanager
-def resources() -> Iterator[None]:
+def resources() -> Generator[None]:
     """Bound the life of native objects: what is first built inside is dropped at the end.
 
     Scopes nest; the end is reached by exceptions too. Plans made inside stay usable.

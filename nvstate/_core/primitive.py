@@ -1,4 +1,4 @@
-"""define(): a JAX primitive made from rules on specs. With `compat`, all that knows JAX's machinery."""
+"""define(): a JAX primitive made from rules on specs. It and `compat` know JAX's machinery."""
 
 from __future__ import annotations
 
@@ -121,11 +121,7 @@ def _splitting_batches(
     reference: Callable[[Any, Any], Any], whole: Callable[[Any, int], tuple[int, ...]]
 ) -> Callable[[Any, Any], Any]:
     """The reference, run on each device's own batches."""
-
-    def split(spec: Spec, x: Any) -> Any:
-        return reference(spec, x)
-
-    split = functools.wraps(reference)(custom_partitioning(split, static_argnums=(0,)))
+    split = custom_partitioning(reference, static_argnums=(0,))
 
     def unsplit(spec: Spec, type_: Any) -> Any:
         sharding = type_.sharding

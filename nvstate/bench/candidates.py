@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import nvstate as nvs
+from nvstate._core.aval import Device
 from nvstate.bench import peers
 from nvstate.bench.cases import CHAINED, OURS, THEIRS, Case
 from nvstate.bench.timing import Candidate
@@ -29,7 +30,7 @@ class Problem:
     x: Any
 
     @classmethod
-    def of(cls, case: Case, device: jax.Device) -> Problem:
+    def of(cls, case: Case, device: Device) -> Problem:
         """Make the operand; for "c2r" a spectrum of real data: not all libraries define others."""
         rng = np.random.default_rng(2026)
         dtype = np.dtype(case.real_dtype)
@@ -60,7 +61,7 @@ class Problem:
         function = getattr(jnp.fft, peers.function_name(self.case))
         return functools.partial(function, **peers.arguments(self.case))
 
-    def candidates(self, device: jax.Device) -> list[Candidate]:
+    def candidates(self, device: Device) -> list[Candidate]:
         """Ours first."""
         made = _FORMS[self.case.form](self)
         if self.case.form in {"jit", "eager"}:
@@ -89,8 +90,16 @@ def _jit(problem: Problem) -> list[Candidate]:
     ]
 
 
+def _window(problem: Problem) -> list[Candidate]:
+    return _times(problem, jnp.hanning(problem.x.shape[-1]).astype(problem.x.real.dtype))
+
+
 def _product(problem: Problem) -> list[Candidate]:
-    w = problem.x[::-1] + 0  # an array of the result's type, and of no use to a simplifier
+    # An array of the result's type, and of no use to a simplifier.
+    return _times(problem, problem.x[::-1] + 0)
+
+
+def _times(problem: Problem, w: Any) -> list[Candidate]:
 
     def make(transform: Callable[[], Callable[[Any], Any]]) -> Callable[[], Any]:
         planned = transform()
@@ -206,6 +215,7 @@ def _plans(problem: Problem) -> list[Candidate]:
 
 _FORMS: dict[str, Callable[[Problem], list[Candidate]]] = {
     "jit": _jit,
+    "window": _window,
     "product": _product,
     "chain": _chain,
     "eager": _eager,

@@ -10,10 +10,11 @@ from nvstate._core import dtypes
 from nvstate.bench.timing import Timing
 from nvstate.fft.spec import Direction, Hermitian, Kind
 
-Form = Literal["jit", "product", "chain", "eager", "argument", "plans"]
+Form = Literal["jit", "window", "product", "chain", "eager", "argument", "plans"]
 FORMS: dict[Form, str] = {
     "jit": "one transform in a jitted function",
-    "product": "the transform times an array, in one jitted function",
+    "window": "the transform times a window along its axis, in one jitted function",
+    "product": "the transform times an array of its size, in one jitted function",
     "chain": "100 transforms in one jitted function, each times a constant; one of them",
     "eager": "one call from Python",
     "argument": "the plan as an argument of a jitted function, and closed over",
@@ -187,7 +188,13 @@ def _strided() -> list[Case]:
 def _inverse() -> list[Case]:
     fused = (Bar("ratio", 1.45, "cuda"), NOT_SLOWER)
     rows = [((8192, 1024), (512, 256)), ((4096, 4096), None)]
-    forms: list[tuple[Form, tuple[Bar, ...]]] = [("jit", (NOT_SLOWER,)), ("product", fused)]
+    # Passes over memory, theirs to ours: 6 to 4 with a window; with an array of the result's size
+    # only 7 to 5, which is below the bar whatever we do.
+    forms: list[tuple[Form, tuple[Bar, ...]]] = [
+        ("jit", (NOT_SLOWER,)),
+        ("window", fused),
+        ("product", (NOT_SLOWER,)),
+    ]
     return [
         Case("c", shape, (-1,), quick, direction="inverse", form=form, bars=bars)
         for shape, quick in rows
@@ -197,7 +204,10 @@ def _inverse() -> list[Case]:
 
 def _small() -> list[Case]:
     bars = (Bar("ratio", 2.8, "cuda"), Bar("micros", 3.9, "cuda"), NOT_SLOWER)
-    return [Case("d", (64, 256), quick=(64, 256), form="chain", bars=bars)]
+    return [
+        Case("d", (64, 256), quick=(64, 256), form="chain", bars=bars),
+        Case("d", (1_000_000,), form="chain"),
+    ]
 
 
 def _python() -> list[Case]:
@@ -215,9 +225,9 @@ def _python() -> list[Case]:
             (8,),  # the least work: on CPUs more is handed to a thread, whose start varies more
             quick=(8,),
             form="argument",
-            bars=(Bar("excess", 1, reference="closed over"),),
+            bars=(Bar("excess", 1, "cpu", reference="closed over"),),
         ),
-        Case("f", (8,), quick=(8,), form="plans", bars=(Bar("micros", 20),)),
+        Case("f", (8,), quick=(8,), form="plans", bars=(Bar("micros", 20, "cpu"),)),
     ]
 
 
@@ -231,7 +241,7 @@ def _others() -> list[Case]:
         *(Case("h", (n,), quick=(n,)) for n in (16, 1024)),
         *(Case("h", (n, n), (-2, -1), (n, n)) for n in (32, 256)),
         Case("h", (64, 1024), kind="r2c", quick=(64, 1024)),
-        Case("h", (1_000_000,), quick=(1_000_000,)),
+        Case("h", (1_000_000,), quick=(1_000_000,), bars=(Bar("ratio", 1.86, "cuda"), NOT_SLOWER)),
         *(Case("h", (256, n), quick=(16, n)) for n in (4099, 7919)),
         *(
             Case("h", shape, axes, quick, "c2r", "inverse", hermitian=hermitian)
@@ -239,7 +249,11 @@ def _others() -> list[Case]:
             for hermitian in promises
         ),
         Case("h", (8192, 1024), (-1,), (512, 256), "c2r", "inverse"),
+        *(Case("h", (n, 4096), (0,)) for n in (1000, 1009)),
         Case("h", (4096, 4096), (0,), (512, 512), "r2c"),
+        Case("h", (512, 4096), (0,), kind="r2c"),
+        Case("h", (64, 128, 1024), (0, 2)),
+        Case("h", (4, 512, 4096), (1,)),
         Case("h", (64, 512, 256), (1,), (8, 256, 64)),
         Case("h", (48, 48, 48, 48), (0, 1, 2, 3), (16, 16, 16, 16)),
         Case("h", (512, 512, 16), (0, 1), (128, 128, 16)),

@@ -10,9 +10,8 @@ import subprocess
 from importlib import metadata
 from pathlib import Path
 
-import jax
-
 from nvstate import _native, errors
+from nvstate._core.aval import Device
 from nvstate.bench import peers
 
 PACKAGES = r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cufft.*|matplotlib)"
@@ -49,7 +48,7 @@ class Environment:
         ]
 
 
-def observe(device: jax.Device) -> Environment:
+def observe(device: Device) -> Environment:
     """Look at a device, and at what is installed."""
     on_cpu = device.platform == "cpu"
     where = "cpu" if on_cpu else "cuda"
@@ -84,7 +83,7 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _driver(device: jax.Device) -> str | None:
+def _driver(device: Device) -> str | None:
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import jax
 
+from nvstate._core.aval import Device
 from nvstate.bench import environment, report
 from nvstate.bench.candidates import Problem
 from nvstate.bench.cases import FORMS, THEIRS, Case, all_cases
@@ -82,7 +83,7 @@ def main(arguments: argparse.Namespace, argv: list[str]) -> int:
     return 1 if any(row.error for row in made.rows) else 0
 
 
-def _measured(case: Case, device: jax.Device, platform: str, seconds: float) -> Row:
+def _measured(case: Case, device: Device, platform: str, seconds: float) -> Row:
     """One case's row. Its failure is in the row: the others are measured all the same."""
     row = Row(id=case.id, group=case.group, form=FORMS[case.form], reference=case.reference)
     try:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nvstate._core.aval import Device
 from nvstate.bench.cases import Case
 from nvstate.bench.timing import Candidate
 
@@ -64,7 +65,7 @@ class Arrays:
     execution: str
 
 
-def candidates(case: Case, x: Any, device: jax.Device) -> list[Candidate]:
+def candidates(case: Case, x: Any, device: Device) -> list[Candidate]:
     """Those of the libraries installed, on the same values in the same memory space."""
     arrays = _arrays(device)
     if arrays is None:
@@ -73,7 +74,7 @@ def candidates(case: Case, x: Any, device: jax.Device) -> list[Candidate]:
     return [candidate for maker in makers for candidate in maker(case, x, arrays)]
 
 
-def _arrays(device: jax.Device) -> Arrays | None:
+def _arrays(device: Device) -> Arrays | None:
     if device.platform == "cpu":
         return Arrays(np.array, lambda _: None, "cpu")
     if cupy := module("cupy"):
@@ -116,7 +117,7 @@ def _cupy(case: Case, x: Any, arrays: Arrays) -> list[Candidate]:
 
 
 def _bare(case: Case, x: Any, arrays: Arrays) -> Candidate:
-    """cuFFT itself into a result that is already there, through CuPy's plan object."""
+    """Run cuFFT itself into a result that is already there, through CuPy's plan object."""
     operand = functools.cache(lambda: arrays.copied(x))
 
     def make() -> Callable[[], Any]:

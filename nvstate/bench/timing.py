@@ -12,7 +12,7 @@ from typing import Any
 
 ROUNDS = (5, 200)  # fewest and most
 SMALL = 1e-3  # seconds: calls faster than this are repeated between two looks at the clock …
-REPEATED = 4e-3  # … for so long
+REPEATED = 2e-2  # … for so long
 
 
 @dataclasses.dataclass(frozen=True)

@@ -288,7 +288,7 @@ def fft2(
     norm: Norm | None = None,
     **options: Unpack[Options],
 ) -> Any:
-    """Transform complex data along two axes: `numpy.fft.fft2`, planned; `fftn` of the last two axes.
+    """Transform complex data along two axes: `numpy.fft.fft2`, planned.
 
     Args:
         x: as `fftn`.
@@ -319,7 +319,7 @@ def ifft2(
     norm: Norm | None = None,
     **options: Unpack[Options],
 ) -> Any:
-    """Invert `fft2` along two axes: `numpy.fft.ifft2`, planned; `ifftn` of the last two axes.
+    """Invert `fft2` along two axes: `numpy.fft.ifft2`, planned.
 
     Args:
         x: as `ifftn`.
@@ -350,7 +350,7 @@ def rfft2(
     norm: Norm | None = None,
     **options: Unpack[Options],
 ) -> Any:
-    """Transform real data along two axes: `numpy.fft.rfft2`, planned; `rfftn` of the last two axes.
+    """Transform real data along two axes: `numpy.fft.rfft2`, planned.
 
     Args:
         x: as `rfftn`.
@@ -381,7 +381,7 @@ def irfft2(
     norm: Norm | None = None,
     **options: Unpack[RealOptions],
 ) -> Any:
-    """Invert `rfft2` along two axes: `numpy.fft.irfft2`, planned; `irfftn` of the last two axes.
+    """Invert `rfft2` along two axes: `numpy.fft.irfft2`, planned.
 
     Args:
         x: as `irfftn`.

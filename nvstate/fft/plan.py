@@ -9,7 +9,7 @@ import jax
 
 from nvstate import errors
 from nvstate._core import aval, lower, placement
-from nvstate._core.aval import OperandType
+from nvstate._core.aval import Device, OperandType
 from nvstate._core.plan import Plan
 from nvstate.fft import primitive, strategy as strategies, workspace
 from nvstate.fft.spec import WHERE, FFTSpec, Hermitian, Problem, spec as make_spec
@@ -84,19 +84,12 @@ class FFTPlan(Plan):
 
         Where a GPU is visible this makes the native plan, which the first execution will find.
         """
-        return 0 if self.backend == "xla" else _workspace(self, workspace.needed, self._device())
+        return 0 if self.backend == "xla" else _workspace(self, workspace.needed, _ordinal(self))
 
     @property
     def workspace_exact(self) -> bool:
         """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
-        return self.backend == "xla" or self._device() is not None
-
-    def _device(self) -> int | None:
-        """Ordinal of the CUDA device that the plan was made for, or of the first; None: not here."""
-        wanted = self.placement.devices[0] if self.placement else None
-        here = lower.visible_devices()
-        ordinals = [d.local_hardware_id for d in here if wanted in {None, placement.name(d)}]
-        return ordinals[0] if ordinals else None
+        return self.backend == "xla" or _ordinal(self) is not None
 
     def arguments(self) -> str:
         """What to type between the parentheses of `plan()` to plan the same for another operand."""
@@ -183,7 +176,8 @@ class FFTPlan(Plan):
         return "\n".join(f"{name:<10} {text}" for name, text in self._rows())
 
     def __repr__(self) -> str:
-        return f"FFTPlan({self.operand} -> {self.result}: {', '.join(t for _, t in self._rows()[::4])})"
+        what, runs = (text for name, text in self._rows() if name in {"transform", "runs"})
+        return f"FFTPlan({self.operand} -> {self.result}: {what}, {runs})"
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -262,7 +256,7 @@ def estimate_workspace(
     /,
     *,
     technique: Literal["bound", "default", "refined"] = "default",
-    device: jax.Device | None = None,
+    device: Device | None = None,
     **problem: Unpack[Problem],
 ) -> int:
     """Estimate the bytes of cuFFT's work area for one call. 0 for a plan that runs on a CPU.
@@ -297,8 +291,8 @@ def estimate_workspace(
     if device is None and planned.backend == "xla":
         return 0
     if technique == "bound":
-        return _workspace(planned, lambda *call: workspace.bound(*call[:3]), None)
-    ordinal = planned._device() if device is None else device.local_hardware_id
+        return _workspace(planned, lambda call, x, y, _: workspace.bound(call, x, y), None)
+    ordinal = _ordinal(planned) if device is None else device.local_hardware_id
     if ordinal is None or device not in {None, *lower.visible_devices()}:
         raise errors.UnsupportedError(
             errors.message(
@@ -309,9 +303,19 @@ def estimate_workspace(
                 do='Use `technique="bound"`.',
             )
         )
-    return _workspace(
-        planned, lambda *call: workspace.estimated(*call[:3], technique, ordinal), ordinal
-    )
+
+    def estimated(call: lower.Call, x: Any, y: Any, device: int | None) -> int:
+        return workspace.estimated(call, x, y, technique, ordinal)
+
+    return _workspace(planned, estimated, ordinal)
+
+
+def _ordinal(planned: FFTPlan) -> int | None:
+    """The CUDA ordinal of the plan's device, or of the first one; None if it is not here."""
+    wanted = planned.placement.devices[0] if planned.placement else None
+    here = lower.visible_devices()
+    ordinals = [d.local_hardware_id for d in here if wanted in {None, placement.name(d)}]
+    return ordinals[0] if ordinals else None
 
 
 def _workspace(planned: FFTPlan, measure: Any, device: int | None) -> int:

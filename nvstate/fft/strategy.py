@@ -17,8 +17,10 @@ from nvstate.fft.spec import WHERE, FFTSpec
 
 Strategy = Literal["auto", "contiguous", "strided", "loop", "transpose", "composed"]
 
-# Start values, to be replaced by measurements (`docs/explanation/fft-strategies.md`).
-STRIDED_RUN = 1024  # bytes of the innermost run, from which strided access is no slower
+# Measured on an H100, cuFFT 12, 2026-11-22: `docs/explanation/fft-strategies.md` has the table.
+STRIDED_LENGTH = 4096  # most points of a complex axis that cuFFT transforms in one strided pass …
+STRIDED_LENGTH_BYTES = 4096  # … and bytes of a real one
+STRIDED_SMALL = 2 << 20  # bytes of a complex operand that caches hold: transposes cost more
 LOOP_LAUNCHES = 16  # most launches of a loop …
 LOOP_BYTES = 4 << 20  # … each of at least so many bytes
 
@@ -75,17 +77,25 @@ def _aligned(spec: FFTSpec, shape: tuple[int, ...]) -> bool:
 
 
 def _pays(name: Strategy, spec: FFTSpec, shape: tuple[int, ...]) -> bool:
+    """Whether a strategy without transposes is faster than transposing."""
     if name not in {"strided", "loop"}:
         return True
+    nbytes = math.prod(shape) * np.dtype(spec.operand_dtype).itemsize
     batches = runs(spec, shape)
-    item = np.dtype(spec.operand_dtype).itemsize
-    if name == "strided":
-        # A run that is not innermost leaves the transform axes contiguous.
-        inner = not batches or batches[-1].last != len(shape) - 1
-        return inner or batches[-1].size * item >= STRIDED_RUN
-    launches = math.prod(run.size for run in batches) // max(run.size for run in batches)
-    each = math.prod(shape) * item // max(launches, 1)
-    return launches <= LOOP_LAUNCHES and each >= LOOP_BYTES
+    if name == "loop":
+        each = max(run.size for run in batches)
+        launches = math.prod(run.size for run in batches) // each
+        return _in_one_pass(spec) and launches <= LOOP_LAUNCHES and nbytes >= launches * LOOP_BYTES
+    if not batches or batches[-1].last != len(shape) - 1:
+        return True  # the innermost axis is transformed: its elements lie side by side
+    return _in_one_pass(spec) or (spec.kind == "c2c" and nbytes <= STRIDED_SMALL)
+
+
+def _in_one_pass(spec: FFTSpec) -> bool:
+    if spec.kind == "c2c":
+        return len(spec.lengths) == 1 and spec.lengths[0] <= STRIDED_LENGTH
+    nbytes = spec.lengths[0] * np.dtype(spec.dtype).itemsize // 2
+    return len(spec.lengths) == 1 and nbytes <= STRIDED_LENGTH_BYTES
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ EPS = {"complex64": 1.2e-7, "float32": 1.2e-7, "complex128": 2.2e-16, "float64":
 
 
 def bound(dtype: str, *lengths: int) -> float:
-    """eps · (1 + a √log2 N), a = 3 for lengths of the primes 2, 3, 5, 7, else 12."""
+    """Bound of §9: eps · (1 + a √log2 N), a = 3 for lengths of the primes 2, 3, 5, 7, else 12."""
     size = math.prod(lengths)
     smooth = all(_remainder(n) == 1 for n in lengths)
     return EPS[dtype] * (1 + (3 if smooth else 12) * math.sqrt(math.log2(max(size, 2))))

@@ -208,7 +208,7 @@ def test_workspace_bound_without_a_gpu():
     def of(**problem):
         x = jax.ShapeDtypeStruct(problem.pop("shape"), "complex64")
         plan = nvs.fft.plan(x, **problem)
-        return _workspace(plan, lambda *call: bound(*call[:3]), None)
+        return _workspace(plan, lambda call, x, y, _: bound(call, x, y), None)
 
     assert of(shape=(4, 8)) == 4 * 8 * 8
     assert of(shape=(4, 131)) == 4 * 8 * 2 * 512  # a convolution at 512 >= 2 * 131 - 1

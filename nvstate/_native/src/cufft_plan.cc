@@ -178,8 +178,15 @@ std::unique_ptr<Plan> Plan::Made(int device, const Transform& t) {
 
 void Plan::Enqueue(abi::CUstream stream, const Launch& launch, const std::vector<Loop>& loops,
                    const Transform& t) {
-  NVS_CHECK(api_.cufftSetStream(*handle_, stream));
-  if (work_bytes_ != 0) NVS_CHECK(api_.cufftSetWorkArea(*handle_, launch.work));
+  // The handle remembers both, and each of these calls costs more than a look.
+  if (stream != stream_) {
+    NVS_CHECK(api_.cufftSetStream(*handle_, stream));
+    stream_ = stream;
+  }
+  if (launch.work != work_ && work_bytes_ != 0) {
+    NVS_CHECK(api_.cufftSetWorkArea(*handle_, launch.work));
+    work_ = launch.work;
+  }
   ForEach(loops, [&](int64_t x_offset, int64_t y_offset) {
     NVS_CHECK(api_.cufftXtExec(*handle_, static_cast<char*>(launch.x) + x_offset * t.x_bytes(),
                                static_cast<char*>(launch.y) + y_offset * t.y_bytes(),
@@ -197,6 +204,7 @@ void Plan::Warm(const Launch& launch, const Transform& t) {
   // The loops launch the same kernels again, so one launch loads them all.
   CaptureOnly([&](abi::CUstream stream) { Enqueue(stream, launch, {}, t); });
   NVS_CHECK(api_.cufftSetStream(*handle_, nullptr));  // the stream of the capture is gone
+  stream_ = nullptr;
   warm_ |= Bit(launch);
 }
 

@@ -86,6 +86,8 @@ class Plan : public NativePlan {  // of both directions, in place or not
   size_t work_bytes_ = 0;
   int64_t bytes_ = 0;
   std::mutex mutex_;  // the handle holds stream and work area: set, set, launch
+  abi::CUstream stream_ = nullptr;
+  void* work_ = nullptr;
   std::atomic<unsigned> warm_{0};
 };
 
