@@ -18,6 +18,7 @@ from nvstate.bench import peers
 from nvstate.bench.cases import CHAINED, OURS, THEIRS, Case
 from nvstate.bench.timing import Candidate
 from nvstate.fft.spec import Direction, Norm
+from nvstate.fft.strategy import Strategy, candidates
 
 jax_candidate = functools.partial(Candidate, wait=jax.block_until_ready)
 
@@ -42,14 +43,13 @@ class Problem:
             x = jnp.fft.rfftn(x, axes=case.axes)
         return cls(case, jax.block_until_ready(x))
 
-    def plan(self) -> nvs.fft.FFTPlan:
+    def plan(self, strategy: Strategy = "auto") -> nvs.fft.FFTPlan:
         """Ours."""
         case = self.case
-        if case.kind != "c2r":
-            return nvs.fft.plan(self.x, axes=case.axes, kind=case.kind, direction=case.direction)
-        return nvs.fft.plan(
-            self.x, axes=case.axes, kind="c2r", s=case.lengths, hermitian=case.hermitian
-        )
+        problem: dict[str, Any] = {"axes": case.axes, "kind": case.kind, "strategy": strategy}
+        if case.kind == "c2r":
+            problem |= {"s": case.lengths, "hermitian": case.hermitian}
+        return nvs.fft.plan(self.x, direction=case.direction, **problem)
 
     def one_shot(self) -> Callable[[Any], Any]:
         """Ours in one call."""
@@ -88,6 +88,20 @@ def _jit(problem: Problem) -> list[Candidate]:
         jax_candidate(OURS, lambda: make(problem.plan)),
         jax_candidate(THEIRS, lambda: make(problem.theirs)),
     ]
+
+
+def _strategies(problem: Problem) -> list[Candidate]:
+    spec, shape = problem.plan().spec, problem.x.shape
+
+    def make(strategy: Strategy) -> Callable[[], Any]:
+        planned = problem.plan(strategy)
+        function = jax.jit(lambda x: planned(x))
+        return lambda: function(problem.x)
+
+    pinned = [
+        jax_candidate(name, functools.partial(make, name)) for name in candidates(spec, shape)
+    ]
+    return _jit(problem) + pinned
 
 
 def _window(problem: Problem) -> list[Candidate]:
@@ -215,6 +229,7 @@ def _plans(problem: Problem) -> list[Candidate]:
 
 _FORMS: dict[str, Callable[[Problem], list[Candidate]]] = {
     "jit": _jit,
+    "strategies": _strategies,
     "window": _window,
     "product": _product,
     "chain": _chain,

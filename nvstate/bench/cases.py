@@ -10,9 +10,10 @@ from nvstate._core import dtypes
 from nvstate.bench.timing import Timing
 from nvstate.fft.spec import Direction, Hermitian, Kind
 
-Form = Literal["jit", "window", "product", "chain", "eager", "argument", "plans"]
+Form = Literal["jit", "strategies", "window", "product", "chain", "eager", "argument", "plans"]
 FORMS: dict[Form, str] = {
     "jit": "one transform in a jitted function",
+    "strategies": "one transform in a jitted function, by each strategy; CUDA only",
     "window": "the transform times a window along its axis, in one jitted function",
     "product": "the transform times an array of its size, in one jitted function",
     "chain": "100 transforms in one jitted function, each times a constant; one of them",
@@ -148,6 +149,7 @@ class Case:
 def all_cases(*, quick: bool) -> list[Case]:
     """Every case, by group."""
     cases = [*_trailing(), *_strided(), *_inverse(), *_small(), *_python(), *_others()]
+    cases += _strategies()
     if quick:
         return [made for case in cases if (made := case.made_quick()) is not None]
     return cases
@@ -259,4 +261,31 @@ def _others() -> list[Case]:
         Case("h", (512, 512, 16), (0, 1), (128, 128, 16)),
         Case("h", (256, 256, 256), (-3, -2, -1), (32, 32, 32)),
         Case("h", (4096, 4096), (-2, -1), (256, 256), direction="inverse"),
+    ]
+
+
+def _strategies() -> list[Case]:
+    """What the rule of `fft/strategy.py` rests on: both sides of each of its thresholds."""
+    complex_rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        *(((n, 8388608 // n), (0,)) for n in (256, 1024, 2048, 4096, 8192, 16384)),
+        *(((n, 262144 // n), (0,)) for n in (64, 4096, 16384)),
+        *(((n, n, 64), (0, 1)) for n in (64, 256)),
+        *(((n, 16, 1024), (0, 2)) for n in (16, 512)),
+        *(((outer, 512, 4096), (1,)) for outer in (4, 16)),
+        *(((outer, 512, 256), (1,)) for outer in (4, 64)),
+        ((8, 128, 128, 64), (1, 2)),
+    ]
+    real_rows: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+        *(((n, 4096), (0,)) for n in (512, 1024, 2048, 4096)),
+        ((64, 128, 1024), (0, 2)),
+        ((64, 64, 32), (0, 1)),
+        ((4, 512, 4096), (1,)),
+    ]
+    kinds: list[tuple[Kind, Any]] = [("c2c", complex_rows), ("r2c", real_rows)]
+    return [
+        Case("s", shape, axes, None, kind, form="strategies", dtype=dtype)
+        for dtype in ("complex64", "complex128")
+        for kind, rows in kinds
+        for shape, axes in rows
+        if dtype == "complex64" or axes == (0,)
     ]

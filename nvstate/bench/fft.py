@@ -59,6 +59,8 @@ def main(arguments: argparse.Namespace, argv: list[str]) -> int:
         print(f"no such device: {error}", file=sys.stderr)
         return 2
     where = environment.observe(device)
+    if where.platform != "cuda":
+        cases = [case for case in cases if case.form != "strategies"]
     made = Report(
         command=f"python -m nvstate.bench {shlex.join(argv)}",
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
