@@ -11,7 +11,9 @@ __all__ = ["CacheInfo", "clear", "info", "limit"]
 
 @dataclasses.dataclass(frozen=True)
 class CacheInfo:
-    """Counts of the process-wide cache of native plans; all zero until one has been needed.
+    """Counts of the process-wide cache of native plans.
+
+    Until one has been needed, all are zero but for `limit`.
 
     Attributes:
         plans: native plans alive now.

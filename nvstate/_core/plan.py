@@ -48,7 +48,7 @@ class Plan:
 
     where: ClassVar[str]
     name: ClassVar[str] = "x"  # of the operand
-    kind: ClassVar[type[specs.Spec]]
+    spec_type: ClassVar[type[specs.Spec]]
     operation: ClassVar[Operation]
     targets: ClassVar[tuple[str, ...]] = ()  # custom calls of its program, which export asks about
 
@@ -100,7 +100,7 @@ class Plan:
             return kind(**{k: specs.frozen(v) for k, v in fields.items()})
 
         return cls.of(
-            make(cls.kind, spec),
+            make(cls.spec_type, spec),
             make(OperandType, operand),
             where and make(Placement, where),
             specs.frozen(choices),
@@ -191,7 +191,8 @@ class Plan:
                     f"this plan takes one operand, `{self.name}`",
                     expected=f"`{self.name}`: {self.operand}",
                     got=", ".join(names) or "none",
-                    do=f"Write `plan({self.name})`.",
+                    do=f"Pass it alone: `plan(x)`, `bind(plan, {self.name}=x)` or "
+                    f"`reset(bound, {self.name}=x)`.",
                 )
             )
         return given[0]
@@ -206,12 +207,13 @@ class Plan:
             and not x.is_deleted()
         ):
             return
-        if not isinstance(x, np.ndarray | jax.Array):
-            raise self._mismatch(aval.foreign(x), "Pass an array of the plan's package.")
-        got, where = aval.type_of(x), placement.of(x)
         expected = self.placement
+        if not isinstance(x, np.ndarray | jax.Array):
+            package = "numpy" if expected and expected.package == "numpy" else "jax.numpy"
+            raise self._mismatch(aval.foreign(x), f"Pass an array, as `{package}.asarray(x)` is.")
+        got, where = aval.type_of(x), placement.of(x)
         if not aval.is_traced(x) and isinstance(x, jax.Array) and x.is_deleted():
-            do = f"Reset it to another array: `nvstate.reset(bound, {self.name}=…)`."
+            do = f"Pass another array; to a binding by `nvstate.reset(bound, {self.name}=…)`."
             raise errors.OperandError(
                 errors.message(
                     self.where,
@@ -222,29 +224,41 @@ class Plan:
                 )
             )
         if expected is not None and expected.package != (aval.package_of(x) or "jax"):
-            home = {"numpy": "numpy.asarray(x)", "jax": "jax.numpy.asarray(x)"}[expected.package]
-            kind = {"numpy": "numpy.ndarray", None: "a tracer"}.get(aval.package_of(x), "jax.Array")
+            names = {"numpy": "numpy.ndarray", "jax": "jax.Array", None: "a tracer"}
+            if where is None:
+                do = "Inside a transformation, plan from `jax.ShapeDtypeStruct(x.shape, x.dtype)`."
+            else:
+                home = {"numpy": "numpy.asarray(x)", "jax": "jax.numpy.asarray(x)"}
+                do = f"Plan from this array, or convert it with `{home[expected.package]}`."
             raise self._mismatch(
-                f"{kind} {got}",
-                f"Plan from an array of that package, or convert the operand with `{home}`.",
-                f"{'numpy.ndarray' if expected.package == 'numpy' else 'jax.Array'} {self.operand}",
+                f"{names[aval.package_of(x)]} {got}",
+                do,
+                f"{names[expected.package]} {self.operand}",
+            )
+        if self.inplace and isinstance(x, np.ndarray) and not x.flags.writeable:
+            raise self._mismatch(
+                f"numpy.ndarray {got}, read-only",
+                "Pass `x.copy()`, which will hold the result.",
+                f"numpy.ndarray {self.operand} that can be written in place",
             )
         if got.dtype != self.operand.dtype:
             cast = f'`{self.name}.astype("{self.operand.dtype}")`'
-            raise self._mismatch(_at(got, where), self._replan(f"convert the operand with {cast}"))
+            raise self._mismatch(
+                _at(got, where), self._replan(got, f"convert the operand with {cast}")
+            )
         if expected is not None and where is not None and not _same_place(expected, where):
-            move = f"move the operand with `jax.device_put(x, …)` to {expected}"
-            raise self._mismatch(_at(got, where), self._replan(move))
+            raise self._mismatch(_at(got, where), self._replan(got, f"move it {_way_to(expected)}"))
         if not self.spec.accepts(self.operand, got):
-            raise self._mismatch(_at(got, where), self._replan("reshape the operand"))
+            other = "pass an operand of the plan's extents and number of batches"
+            raise self._mismatch(_at(got, where), self._replan(got, other))
         if isinstance(x, jax.Array) and where is not None:
             self.__dict__["_accepted_sharding"] = x.sharding
 
-    def _replan(self, other: str) -> str:
-        return f"Plan again with `{self.where}.plan({self.arguments()})`, or {other}."
+    def _replan(self, got: OperandType, other: str) -> str:
+        return f"Plan again with `{self.where}.plan({self.arguments(len(got.shape))})`, or {other}."
 
-    def arguments(self) -> str:
-        """What to type between the parentheses of `plan()` to plan the same for another operand."""
+    def arguments(self, rank: int) -> str:
+        """What to type between the parentheses of `plan()` for another operand of this rank."""
         raise NotImplementedError
 
     def _mismatch(self, got: str, do: str, expected: str | None = None) -> errors.OperandError:
@@ -261,6 +275,14 @@ class Plan:
 
 def _at(operand: OperandType, where: Placement | None) -> str:
     return f"{operand} on {where}" if where else str(operand)
+
+
+def _way_to(where: Placement) -> str:
+    first, *others = where.devices
+    if others or where.memory_kind:
+        return f"to {where} with `jax.device_put`"
+    platform, ordinal = first.split(":")
+    return f'with `jax.device_put(x, jax.devices("{platform}")[{ordinal}])`'
 
 
 def _same_place(expected: Placement, got: Placement) -> bool:
@@ -288,7 +310,15 @@ class _Program:
     def __call__(self, x: Any) -> Any:
         got = aval.type_of(x)
         if got.dtype != self.operand.dtype or not self.spec.accepts(self.operand, got):
-            raise errors.OperandError(f"{self.where}: {got} is not {self.operand}")
+            raise errors.OperandError(
+                errors.message(
+                    self.where,
+                    "the operand does not match its plan",
+                    expected=str(self.operand),
+                    got=str(got),
+                    do=f"Plan again with `{self.where}.plan`, from this operand.",
+                )
+            )
         return self.operation(self.spec, x, self.choices)
 
 
@@ -313,6 +343,24 @@ jax.tree_util.register_pytree_node(
 )
 
 
+def _want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:
+    if isinstance(thing, kind):
+        return
+    needed, do = {
+        Plan: ("a plan", "Pass what `plan()` returns; `release(bound)` returns it too."),
+        Bound: ("a bound plan", f"Bind first: `{verb}(bind(plan, x=x))`."),
+    }[kind]
+    raise errors.OperandError(
+        errors.message(
+            "nvstate",
+            f"`{verb}` needs {needed}",
+            expected=kind.__name__,
+            got=type(thing).__name__,
+            do=do,
+        )
+    )
+
+
 def bind(plan: Plan, /, **operands: Any) -> Bound:
     """Bind operands to a plan: check them once, to execute them often.
 
@@ -333,6 +381,7 @@ def bind(plan: Plan, /, **operands: Any) -> Bound:
         >>> nvs.execute(bound).shape
         (2, 8)
     """
+    _want(plan, Plan, "bind")
     x = plan.operand_of((), operands)
     plan.check(x)
     return Bound(plan, x)
@@ -357,6 +406,7 @@ def reset(bound: Bound, /, **operands: Any) -> Bound:
         >>> nvs.execute(nvs.reset(bound, x=2 * x))[0, 0]
         Array(16.+0.j, dtype=complex64)
     """
+    _want(bound, Bound, "reset")
     return bind(bound.plan, **operands) if operands else bound
 
 
@@ -408,6 +458,7 @@ def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
     """
     if isinstance(target, Plan):
         return target(*args, **operands)
+    _want(target, Bound, "execute")
     if args or operands:
         plan = target.plan
         raise errors.OperandError(
@@ -415,7 +466,7 @@ def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
                 plan.where,
                 "operands beside a bound plan",
                 expected="a bound plan alone",
-                got=", ".join([*map(str, map(type, args)), *operands]),
+                got=", ".join([*(type(x).__name__ for x in args), *operands]),
                 do="Bind them first: `execute(reset(bound, x=x))`.",
             )
         )
@@ -437,6 +488,7 @@ def release(bound: Bound, /) -> Plan:
         >>> nvs.release(nvs.bind(plan, x=x)) is plan
         True
     """
+    _want(bound, Bound, "release")
     return bound.plan
 
 
@@ -457,6 +509,7 @@ def free(plan: Plan, /) -> None:
         >>> bool((plan(x) == y).all())
         True
     """
+    _want(plan, Plan, "free")
     compiled = plan.__dict__.pop("_compiled", None)
     if compiled is not None:
         compiled.clear_cache()

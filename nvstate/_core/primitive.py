@@ -112,7 +112,8 @@ def _refuse_split(name: str, x: Any, axes: tuple[int, ...]) -> None:
                     f"axis {axis - x.ndim} is sharded over `{over}`",
                     expected="an operand that each device holds whole along that axis",
                     got=str(x),
-                    do="Gather it first with `jax.sharding.reshard(x, jax.P(…))`.",
+                    do="Gather it first: `jax.sharding.reshard(x, jax.P(…))`, "
+                    "under `jax.set_mesh(mesh)`.",
                 )
             )
 

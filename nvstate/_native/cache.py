@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import operator
 
 from nvstate import errors
 from nvstate._native import library
@@ -36,6 +37,7 @@ def cache_limit(plans: int) -> None:
     Raises:
         SpecError: a negative number.
     """
+    plans = operator.index(plans)
     if plans < 0:
         raise errors.SpecError(
             errors.message(

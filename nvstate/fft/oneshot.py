@@ -428,8 +428,8 @@ def _many_axes(
     norm: Norm | None,
     options: Any,
 ) -> Any:
-    s = None if s is None else tuple(s)
-    axes = None if axes is None else tuple(axes)
+    s = tuple(s) if isinstance(s, list) else s
+    axes = tuple(axes) if isinstance(axes, list) else axes
     return _execute(name, x, kind, direction, None, s, axes, norm, options)
 
 
@@ -438,6 +438,8 @@ def _execute(name: str, x: Any, *problem: Any) -> Any:
         raise _error(name, "an array", aval.foreign(x), "Pass a numpy.ndarray or a jax.Array.")
     # What a plan is made from, as the array has it: to derive it costs more than a small FFT.
     *arguments, options = problem
+    if unknown := options.keys() - (Options.__annotations__ | RealOptions.__annotations__).keys():
+        raise TypeError(f"{name}() got an unexpected keyword argument {min(unknown)!r}")
     where = _TRACED if aval.is_traced(x) else x.sharding if isinstance(x, jax.Array) else None
     return _plan(name, x.shape, x.dtype, where, *arguments, *options.items())(x)
 
@@ -462,14 +464,17 @@ def _plan(
     """Plans of the latest one-shot calls, so that a loop of them plans once."""
     operand = OperandType(shape, str(dtype))
     real = kind == "r2c"
-    if operand.dtype in (dtypes.REAL if real else dtypes.COMPLEX):
-        other = name[1:] if real else name.replace("fft", "rfft")
+    narrowed = not dtypes.is_enabled(operand.dtype)  # which `plan` refuses, with a better cast
+    if not narrowed and operand.dtype in (dtypes.REAL if real else dtypes.COMPLEX):
+        others = {"fft": "rfft", "fft2": "rfft2", "fftn": "rfftn"}
+        others |= {real: complex_ for complex_, real in others.items()}
+        other = f"Use `nvstate.fft.{others[name]}`, or " if name in others else "Convert it with "
         cast = "pass `x.real`" if real else f'`x.astype("{dtypes.COMPLEX[operand.dtype]}")`'
         raise _error(
             name,
             f"a {'real' if real else 'complex'} operand",
             f"{operand}; nothing is promoted",
-            f"Use `nvstate.fft.{other}`, or {cast}.",
+            f"{other}{cast}.",
         )
     made = plan(
         jax.ShapeDtypeStruct(shape, dtype),

@@ -20,7 +20,7 @@ class FFTPlan(Plan):
     """A planned transform: call it, `y = plan(x)`. Made by `plan`; immutable; a pytree."""
 
     where: ClassVar[str] = WHERE
-    kind: ClassVar[Any] = FFTSpec
+    spec_type: ClassVar[Any] = FFTSpec
     operation: ClassVar[Any] = staticmethod(primitive.fft)
     targets: ClassVar[tuple[str, ...]] = (primitive.TARGET,)
     spec: FFTSpec
@@ -91,14 +91,12 @@ class FFTPlan(Plan):
         """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
         return self.backend == "xla" or _ordinal(self) is not None
 
-    def arguments(self) -> str:
-        """What to type between the parentheses of `plan()` to plan the same for another operand."""
+    def arguments(self, rank: int) -> str:
+        """What to type between the parentheses of `plan()` for another operand of this rank."""
         spec = self.spec
-        rank = len(self.operand.shape)
-        front = tuple(sorted(spec.positions(rank))) if spec.kind == "c2c" else spec.positions(rank)
         said = [self.name]
-        if front != tuple(range(rank)):
-            said.append(f"axes={front}")
+        if spec.axes != tuple(range(-rank, 0)):
+            said.append(f"axes={spec.axes}")
         if spec.kind == "c2r":
             said.append('kind="c2r"')
         if spec.direction == "inverse" and spec.kind == "c2c":
@@ -128,7 +126,7 @@ class FFTPlan(Plan):
             ("scale", f"{spec.scale:.6g} ({spec.norm})"),
         ]
         if self.backend == "xla":
-            return [*rows, ("runs", "XLA's own FFT")]
+            return [*rows, ("runs", "XLA's own FFT"), ("on CUDA", f"cuFFT, {self.strategy}")]
         exact = "" if self.workspace_exact else " at most"
         rows += [
             ("runs", f"cuFFT, {self.strategy}"),
@@ -172,12 +170,16 @@ class FFTPlan(Plan):
             result     complex64[2,8]
             scale      1 (backward)
             runs       XLA's own FFT
+            on CUDA    cuFFT, contiguous
         """
         return "\n".join(f"{name:<10} {text}" for name, text in self._rows())
 
     def __repr__(self) -> str:
-        what, runs = (text for name, text in self._rows() if name in {"transform", "runs"})
-        return f"FFTPlan({self.operand} -> {self.result}: {what}, {runs})"
+        rows, spec = dict(self._rows()), self.spec
+        where = f" on {self.placement}" if self.placement else ""
+        pinned = [f"strategy {self.choices}"] if self.choices != "auto" else []
+        said = [rows["transform"], f"norm {spec.norm}", *["in place"] * spec.inplace, *pinned]
+        return f"FFTPlan({self.operand}{where} -> {self.result}: {', '.join(said)}; {rows['runs']})"
 
     def _repr_html_(self) -> str:
         cells = "".join(
@@ -227,13 +229,15 @@ def plan(
     if strategy not in strategies.names():
         listed = ", ".join(f'"{name}"' for name in strategies.names())
         raise _spec_error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
+    if unknown := problem.keys() - Problem.__annotations__:
+        raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
     if not isinstance(x, FFTSpec):
         if operand is not None:
             raise _spec_error(
-                "two operands",
-                "`plan(x, …)` or `plan(spec, x)`",
-                "`plan(x, x)`",
-                "Pass a spec first.",
+                "the second argument is the operand of a spec",
+                "`plan(x, axes=…)` or `plan(spec, x)`",
+                f"`plan(x, {type(operand).__name__})`",
+                "Name the keywords, for example `axes=(1,)`.",
             )
         made = make_spec(x, **problem)
         planned, where = aval.type_of(x), placement.of(x)
@@ -285,7 +289,10 @@ def estimate_workspace(
     techniques = ("bound", "default", "refined")
     if technique not in techniques:
         raise _spec_error(
-            "unknown `technique`", f"one of {techniques}", repr(technique), "Pass one of them."
+            "unknown `technique`",
+            ", ".join(f'"{name}"' for name in techniques),
+            repr(technique),
+            "Pass one of them.",
         )
     planned = x if isinstance(x, FFTPlan) else plan(x, **problem)
     if device is None and planned.backend == "xla":

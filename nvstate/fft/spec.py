@@ -207,7 +207,10 @@ def spec(
     """
     if not aval.is_array(x):
         raise _error(
-            "no operand", "an array or a jax.ShapeDtypeStruct", aval.foreign(x), "Pass one."
+            "no operand",
+            "an array or a jax.ShapeDtypeStruct",
+            aval.foreign(x),
+            "Pass `jax.numpy.asarray(x)` or `numpy.asarray(x)`.",
         )
     operand = aval.type_of(x)
     _choice("kind", kind, Kind)
@@ -229,14 +232,15 @@ def spec(
                     f'`kind="{kind}"` with `{name}="{value}"`',
                     f"Leave `{name}` out.",
                 )
-    s = None if s is None else tuple(operator.index(length) for length in s)
+    s = None if s is None else _integers("s", s)
+    _flag("inplace", inplace)
     axes = _axes(operand, axes, s)
     if n is not None and s is not None:
         raise _error("both `n` and `s`", "one of them", f"n={n}, s={s}", "Leave `n` out.")
     extents = tuple(operand.shape[axis] for axis in axes)
     lengths = list(extents if s is None else s)
     if n is not None:
-        lengths[-1] = operator.index(n)
+        (lengths[-1],) = _integers("n", n)
     if kind == "c2r":
         given = lengths[-1] if n is not None or s is not None else None
         lengths[-1] = _real_length(extents[-1], given, last_axis_parity)
@@ -271,6 +275,23 @@ def _error(what: str, expected: str, got: str, do: str) -> errors.SpecError:
     return errors.SpecError(errors.message(WHERE, what, expected=expected, got=got, do=do))
 
 
+def _flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise _error(f"`{name}` is a choice", "True or False", repr(value), "Pass one of them.")
+
+
+def _integers(name: str, values: Any) -> tuple[int, ...]:
+    """One integer or several, as a tuple."""
+    listed = tuple(values) if isinstance(values, tuple | list | np.ndarray | range) else (values,)
+    try:
+        if not any(isinstance(value, bool | np.bool_) for value in listed):
+            return tuple(operator.index(value) for value in listed)
+    except TypeError:  # Python's word for what is no integer
+        pass
+    expected = "an integer" if name == "n" else "integers"
+    raise _error(f"`{name}` needs {expected}", expected, repr(values), f"Pass `{name}` as such.")
+
+
 def _choice(name: str, value: Any, choices: Any, *, optional: bool = True) -> None:
     names = get_args(choices)
     if not (value in names or (optional and value is None)):
@@ -300,9 +321,9 @@ def _kind(dtype: str, kind: Kind | None) -> Kind:
     if not dtypes.is_enabled(dtype):
         raise _error(
             f"{dtype} needs 64-bit types, which are off",
-            '`jax.config.update("jax_enable_x64", True)`',
-            "jax_enable_x64=False",
-            f"Turn them on, or convert the operand with "
+            "64-bit types on, or a 32-bit operand",
+            f"{dtype} with jax_enable_x64=False",
+            'Call `jax.config.update("jax_enable_x64", True)` first, or convert the operand with '
             f'`x.astype("{"float32" if real else "complex64"}")`.',
         )
     if kind is None:
@@ -336,13 +357,20 @@ def _axes(
     rank = len(operand.shape)
     if axes is None:
         axes = tuple(range(-(rank if s is None else len(s)), 0))
-    axes = tuple(operator.index(axis) for axis in axes)
-    if not axes or any(not -rank <= axis < rank for axis in axes):
+    axes = _integers("axes", axes)
+    if not axes or not rank:
         raise _error(
-            "no axes to transform" if not axes or not rank else "axis out of range",
-            f"axes between {-rank} and {rank - 1}" if rank else "an operand with axes",
+            "no axes to transform",
+            "an operand with axes, and at least one of them",
             f"axes={axes} of {operand}",
-            "Name at least one axis of the operand.",
+            "Name an axis of the operand.",
+        )
+    if any(not -rank <= axis < rank for axis in axes):
+        raise _error(
+            "axis out of range",
+            f"axes between {-rank} and {rank - 1}",
+            f"axes={axes} of {operand}",
+            "Name axes that the operand has.",
         )
     canonical = tuple(axis - rank if axis >= 0 else axis for axis in axes)
     if len(set(canonical)) < len(canonical):

@@ -103,7 +103,7 @@ SPECS = {
         lambda: nvs.fft.plan(nvs.fft.spec(C), norm="ortho"),
         "Leave the keywords out",
     ),
-    "two-operands": (lambda: nvs.fft.plan(C, C), "two operands"),
+    "axes-by-position": (lambda: nvs.fft.plan(C, (1,)), r"Name the keywords, .*`axes=\(1,\)`"),
     "open-plan-of-leading-axis": (
         lambda: nvs.fft.plan(nvs.fft.spec(C, axes=(0,))),
         r"plan\(spec, x\)",
@@ -112,7 +112,13 @@ SPECS = {
         lambda: nvs.fft.fft(R),
         r'Use `nvstate.fft.rfft`, or `x.astype\("complex64"\)`',
     ),
-    "ifftn-of-real": (lambda: nvs.fft.ifftn(R), "Use `nvstate.fft.irfftn`"),
+    "ifftn-of-real": (lambda: nvs.fft.ifftn(R), r'Convert it with `x.astype\("complex64"\)`'),
+    "irfft-of-real": (lambda: nvs.fft.irfft(R), r'Convert it with `x.astype\("complex64"\)`'),
+    "float-axis": (lambda: nvs.fft.spec(C, axes=(1.0,)), "`axes` needs integers"),
+    "bool-axis": (lambda: nvs.fft.spec(C, axes=(True,)), "`axes` needs integers"),
+    "float-n": (lambda: nvs.fft.spec(C, n=4.0), "`n` needs an integer"),
+    "one-shot-float-axis": (lambda: nvs.fft.fft(C, axis=1.5), "`axes` needs integers"),
+    "inplace-word": (lambda: nvs.fft.spec(C, inplace="yes"), "`inplace` is a choice"),
     "rfft2-of-complex": (lambda: nvs.fft.rfft2(C), r"Use `nvstate.fft.fftn`, or pass `x.real`"),
     "one-shot-of-list": (lambda: nvs.fft.fft([1, 2]), "got:      list"),
     "negative-limit": (lambda: nvs.cache.limit(-1), "a negative number of plans"),
@@ -230,8 +236,47 @@ def test_jax_operands_of_a_numpy_plan():
     plan = nvs.fft.plan(np.ones((4, 8), "complex64"))
     with pytest.raises(OperandError, match=r"expected: numpy.ndarray .*\n  got:      jax.Array"):
         plan(C)
-    with pytest.raises(OperandError, match="got:      a tracer"):
+    with pytest.raises(OperandError, match=r"got:      a tracer(.*\n)*.*jax.ShapeDtypeStruct"):
         jax.jit(lambda x: plan(x))(C)
+
+
+def test_in_place_numpy_must_be_writable():
+    x = np.asarray(C)  # read-only, as NumPy's views of JAX arrays are
+    plan = nvs.fft.plan(x, inplace=True)
+    with pytest.raises(OperandError, match=r"read-only\n.*x\.copy\(\)"):
+        plan(x)
+
+
+def test_the_suggested_axes_fit_operands_of_another_rank():
+    plan = nvs.fft.plan(jnp.ones((4, 8, 16), "complex64"), axes=(1, 2))
+    with pytest.raises(OperandError, match=r"plan\(x, axes=\(-2, -1\)\)"):
+        plan(jnp.ones((2, 2, 8, 17), "complex64"))
+
+
+def test_verbs_on_the_wrong_thing():
+    plan = nvs.fft.plan(C)
+    for call, needed in (
+        (lambda: nvs.bind(plan.spec, x=C), "`bind` needs a plan"),
+        (lambda: nvs.reset(plan, x=C), "`reset` needs a bound plan"),
+        (lambda: nvs.execute(plan.spec, C), "`execute` needs a bound plan"),
+        (lambda: nvs.release(plan), "`release` needs a bound plan"),
+        (lambda: nvs.free(nvs.bind(plan, x=C)), "`free` needs a plan"),
+    ):
+        with pytest.raises(OperandError, match=needed):
+            call()
+
+
+@pytest.mark.parametrize(("call", "name"), [(nvs.fft.plan, "plan"), (nvs.fft.irfft, "irfft")])
+def test_unknown_keywords(call, name):
+    with pytest.raises(TypeError, match=rf"{name}\(\) got an unexpected keyword argument 'axse'"):
+        call(C, axse=1)
+
+
+def test_integers_of_any_kind_are_axes():
+    one = nvs.fft.plan(C, axes=(1,))
+    assert nvs.fft.plan(C, axes=1) is nvs.fft.plan(C, axes=[np.int64(-1)]) is one
+    assert nvs.fft.plan(C, axes=1, s=8) is nvs.fft.plan(C, axes=(1,), n=np.int32(8)) is one
+    assert nvs.fft.fftn(C, axes=[1], s=[4]).shape == nvs.fft.fftn(C, 4, 1).shape == (4, 4)
 
 
 def test_traced_operands_are_checked():
@@ -276,7 +321,7 @@ def test_an_operand_consumed_in_place():
     bound = nvs.bind(plan, x=x)
     nvs.execute(bound)
     for call in (lambda: nvs.execute(bound), lambda: plan(x), lambda: nvs.bind(plan, x=x)):
-        with pytest.raises(OperandError, match=r"`x` was consumed\n(.*\n)*Reset it"):
+        with pytest.raises(OperandError, match=r"`x` was consumed\n(.*\n)*to a binding by"):
             call()
     assert nvs.execute(nvs.reset(bound, x=C * 1)).shape == (4, 8)
 

@@ -169,9 +169,9 @@ def test_descriptions():
     ):
         assert part in text
     assert "c2c inverse" in repr(plan)
-    assert (
-        "complex64[4,8,6] -&gt;" in plan._repr_html_() or "complex64[4,8,6]" in plan._repr_html_()
-    )
+    assert "<td style='text-align:left'>complex64[4,8,6] on cpu:0</td>" in plan._repr_html_()
+    other = nvs.fft.plan(jnp.ones((4, 8, 6), "complex64"), axes=(1,), norm="ortho", inplace=True)
+    assert "norm ortho, in place" in repr(other)
     assert (plan.backend, plan.strategy, plan.scaling) == ("xla", "transpose", "multiply")
     assert (plan.workspace_bytes, plan.workspace_exact) == (0, True)
     assert nvs.fft.plan(x, axes=(0,)).operand == nvs.fft.plan(x, axes=(0,)).result
