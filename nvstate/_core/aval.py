@@ -46,12 +46,16 @@ def is_traced(x: object) -> bool:
 
 def is_array(x: object) -> bool:
     """Whether `x` is an array or a type that nvstate reads: NumPy's, JAX's or abstract."""
+    if isinstance(x, np.ma.MaskedArray):
+        return False  # a transform has no use for a mask, and must not drop it in silence
     return isinstance(x, np.ndarray | jax.Array | jax.ShapeDtypeStruct)
 
 
 def type_of(x: Any) -> OperandType:
     """The type of an array, a tracer or a `jax.ShapeDtypeStruct`."""
-    return OperandType(tuple(x.shape), str(x.dtype))
+    # Integers of NumPy's are as good as Python's, but are no plain data; symbolic ones stay.
+    shape = tuple(int(n) if isinstance(n, np.integer) else n for n in x.shape)
+    return OperandType(shape, str(x.dtype))
 
 
 def package_of(x: object) -> Package | None:

@@ -18,6 +18,7 @@ __all__ = [
     "device_count",
     "devices",
     "is_exporting",
+    "is_partly_manual",
     "sharding_rule",
     "tensor_type",
     "wants_devices",
@@ -51,6 +52,13 @@ def device_count(ctx: Any) -> int:
     """How many devices a lowering is for."""
     context = ctx.module_context.axis_context
     return context.num_devices if hasattr(context, "num_devices") else context.mesh.size
+
+
+def is_partly_manual(ctx: Any) -> bool:
+    """Whether a lowering is inside a `shard_map` that leaves some axes of its mesh to JAX."""
+    context = ctx.module_context.axis_context
+    manual = getattr(context, "manual_axes", frozenset())
+    return bool(manual) and set(manual) != set(context.mesh.axis_names)
 
 
 def devices(ctx: Any) -> Sequence[Any] | None:

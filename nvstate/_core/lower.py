@@ -97,7 +97,9 @@ _call = Primitive("nvstate_call")
 
 @_call.def_abstract_eval
 def _result_type(x: Any, *, call: Call) -> Any:
-    return x.update(shape=tuple(call.shape[i] for i in call.order), dtype=np.dtype(call.dtype))
+    return x.update(
+        shape=tuple(call.shape[i] for i in call.order), dtype=np.dtype(call.dtype), weak_type=False
+    )
 
 
 def _lower(ctx: Any, x: Any, *, call: Call) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 import json
@@ -15,7 +16,7 @@ import jax
 import numpy as np
 
 from nvstate import _native, errors
-from nvstate._core import aval, placement, spec as specs
+from nvstate._core import aval, dtypes, placement, primitive, spec as specs
 from nvstate._core.aval import OperandType
 from nvstate._core.compat import ArrayImpl
 from nvstate._core.placement import Placement
@@ -23,7 +24,11 @@ from nvstate._core.primitive import Operation
 
 _interned: weakref.WeakValueDictionary[Any, Plan] = weakref.WeakValueDictionary()
 _interning = threading.Lock()
-_scopes: list[weakref.WeakSet[Plan]] = []
+# Of this thread, or of whatever else has a context of its own.
+_scopes: contextvars.ContextVar[tuple[weakref.WeakSet[Plan], ...]] = contextvars.ContextVar(
+    "nvstate_resources", default=()
+)
+_plan_types: dict[str, type[Plan]] = {}  # by the name under which they are serialised
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -55,12 +60,17 @@ class Plan:
     def __init_subclass__(cls) -> None:
         """Make every operation's plan a pytree, also for `jax.export`."""
         jax.tree_util.register_pytree_node(cls, cls._flatten, cls._unflatten)
+        _plan_types[cls._serialized_name()] = cls
         jax.export.register_pytree_node_serialization(
             cls,
-            serialized_name=f"{cls.where}.{cls.__name__}",
+            serialized_name=cls._serialized_name(),
             serialize_auxdata=lambda aux: aux[1].to_json().encode(),
             deserialize_auxdata=lambda data: cls.from_json(bytes(data).decode())._flatten()[1],
         )
+
+    @classmethod
+    def _serialized_name(cls) -> str:
+        return f"{cls.where}.{cls.__name__}"
 
     @classmethod
     def of(cls, spec: Any, operand: OperandType, where: Placement | None, choices: Any) -> Self:
@@ -89,7 +99,7 @@ class Plan:
         """The plan as text, which `from_json` reads."""
         where = self.placement and dataclasses.asdict(self.placement)
         fields = [self.spec.fields(), dataclasses.asdict(self.operand), where, self.choices]
-        return json.dumps(fields)
+        return json.dumps(fields, default=str)  # symbolic extents
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -122,14 +132,11 @@ class Plan:
         """Execute: `plan(x)`, or `plan(x=x)`."""
         if len(args) == 1 and not operands:
             (x,) = args
-            if type(x) is ArrayImpl and (
-                (sharding := x.sharding) is self._accepted_sharding
-                or self._accepts_sharding(sharding)
-            ):
+            if type(x) is ArrayImpl and self._accepts_sharding(x.sharding) and not x.is_deleted():
                 try:
                     return self._compiled(x)
-                except (ValueError, RuntimeError):
-                    self.check(x)  # says it with the device, or that `x` was consumed
+                except errors.OperandError:
+                    self.check(x)  # says it with the device
                     raise
         else:
             x = self.operand_of(args, operands)
@@ -141,9 +148,10 @@ class Plan:
             return self._program(x)
         if self.placement is None or self.placement.package == "jax":
             return self._compiled(x)
-        y = self._compiled(jax.device_put(x, jax.local_devices(backend="cpu")[0]))
+        with jax.ensure_compile_time_eval():  # values that a trace computes are constants of it
+            y = np.array(self._compiled(jax.device_put(x, jax.local_devices(backend="cpu")[0])))
         if not self.inplace:
-            return np.array(y)
+            return y
         x[...] = y
         return x
 
@@ -174,7 +182,7 @@ class Plan:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        for scope in _scopes:
+        for scope in _scopes.get():
             scope.add(self)
         return jax.jit(self._program, donate_argnums=0 if self.inplace else None)
 
@@ -308,6 +316,7 @@ class _Program:
         return self.where.replace(".", "_")
 
     def __call__(self, x: Any) -> Any:
+        dtypes.require(self.where, self.operand.dtype)
         got = aval.type_of(x)
         if got.dtype != self.operand.dtype or not self.spec.accepts(self.operand, got):
             raise errors.OperandError(
@@ -332,7 +341,8 @@ class Bound:
         self.value = value
 
     def __repr__(self) -> str:
-        return f"Bound({self.plan!r}, {self.plan.name}={aval.type_of(self.value)})"
+        value = aval.type_of(self.value) if aval.is_array(self.value) else repr(self.value)
+        return f"Bound({self.plan!r}, {self.plan.name}={value})"
 
 
 # Any leaf will do: JAX builds trees of types, of batch axes, of None.
@@ -340,6 +350,22 @@ jax.tree_util.register_pytree_node(
     Bound,
     lambda bound: ((bound.value,), (bound.plan.digest, bound.plan)),
     lambda aux, leaves: Bound(aux[1], leaves[0]),
+)
+
+
+def _plan_from(data: bytes | bytearray) -> tuple[int, Plan]:
+    name, text = json.loads(bytes(data))
+    plan = _plan_types[name].from_json(text)
+    return plan.digest, plan
+
+
+jax.export.register_pytree_node_serialization(
+    Bound,
+    serialized_name="nvstate.Bound",
+    serialize_auxdata=lambda aux: json.dumps(
+        [aux[1]._serialized_name(), aux[1].to_json()]
+    ).encode(),
+    deserialize_auxdata=_plan_from,
 )
 
 
@@ -513,14 +539,16 @@ def free(plan: Plan, /) -> None:
     compiled = plan.__dict__.pop("_compiled", None)
     if compiled is not None:
         compiled.clear_cache()
-    _native.cache_drop(plan.spec.digest)
+    primitive.forget()
+    _native.cache_drop(plan.spec.family)
 
 
 @contextlib.contextmanager
 def resources() -> Generator[None]:
     """Bound the life of native objects: what is first built inside is dropped at the end.
 
-    Scopes nest; the end is reached by exceptions too. Plans made inside stay usable.
+    Scopes nest, and each thread has its own; the end is reached by exceptions too. Plans made
+    inside stay usable.
 
     Example:
         >>> x = jnp.ones((2, 8), "complex64")
@@ -529,11 +557,12 @@ def resources() -> Generator[None]:
     """
     scope: weakref.WeakSet[Plan] = weakref.WeakSet()
     since = _native.cache_generation()
-    _scopes.append(scope)
+    token = _scopes.set((*_scopes.get(), scope))
     try:
         yield
     finally:
-        _scopes.remove(scope)
+        _scopes.reset(token)
         for plan in list(scope):
             free(plan)
+        primitive.forget()
         _native.cache_drop_since(since)

@@ -30,6 +30,7 @@ def define(
     transpose: Callable[[Any, Any, Any], Any],
     batch: Callable[[Any, int, int], Any],
     whole: Callable[[Any, int], tuple[int, ...]],
+    gathered: Callable[[Any, Any], Any] | None = None,
     cuda: Callable[[Any, Any, Any], Any] | None = None,
 ) -> Operation:
     """Define an operation that is linear in its one operand, from rules that are maps on specs.
@@ -45,6 +46,8 @@ def define(
             axis is `dim`; the result has it in the same place.
         whole: (spec, rank) -> the axes that a device must hold whole; the others may be split over
             a mesh without a collective.
+        gathered: (spec, x) -> y as `reference`, for several CPU devices where JAX's partitioners
+            must gather the operand; None: they can do so with the reference itself.
         cuda: (spec, x, choices) -> y through the library, on CUDA; None: the reference.
 
     Returns:
@@ -70,9 +73,11 @@ def define(
         (x,), (dim,) = args, dims
         return operation(batch(spec, dim, x.ndim), x, choices), dim
 
-    # Outside of any `jit` a primitive is bound by derivatives that JAX evaluates eagerly.
-    eager = jax.jit(operation, static_argnums=(0, 2))
-    primitive.def_impl(lambda x, *, spec, choices: eager(spec, x, choices))
+    def impl(x: Any, *, spec: Spec, choices: Any) -> Any:
+        with jax.disable_jit(False):  # there is no other way to run a primitive
+            return _eager(operation, spec, choices)(x)
+
+    primitive.def_impl(impl)
     primitive.def_abstract_eval(abstract_eval)
     ad.deflinear2(primitive, transpose_rule)
     batching.primitive_batchers[primitive] = batching_rule
@@ -81,12 +86,22 @@ def define(
     split = _splitting_batches(reference, whole)
     partitioned = mlir.lower_fun(lambda x, *, spec, choices: split(spec, x), multiple_results=False)
 
+    whole_operand = mlir.lower_fun(
+        lambda x, *, spec, choices: (gathered or reference)(spec, x), multiple_results=False
+    )
+
     def lower_cpu(ctx: Any, *operands: Any, **params: Any) -> Any:
         # The partitioners of jax 0.10 and 0.11 gather the operand of an XLA FFT, whichever axis is
         # split. Custom partitioning does not, but writes the address of a Python object into the
-        # program: so not for one device, and not where the program leaves the process.
-        alone = compat.is_exporting(ctx) or compat.device_count(ctx) == 1
-        return (plain if alone else partitioned)(ctx, *operands, **params)
+        # program: so not where the program leaves the process. Nor does it know a mesh of which
+        # some axes are manual.
+        if compat.device_count(ctx) == 1:
+            rule = plain
+        elif compat.is_exporting(ctx) or compat.is_partly_manual(ctx):
+            rule = whole_operand
+        else:
+            rule = partitioned
+        return rule(ctx, *operands, **params)
 
     compat.wants_devices(primitive)
     mlir.register_lowering(primitive, plain)
@@ -97,6 +112,17 @@ def define(
         )
         mlir.register_lowering(primitive, library, platform="cuda")
     return operation
+
+
+@functools.lru_cache(maxsize=64)
+def _eager(operation: Operation, spec: Spec, choices: Any) -> Any:
+    """What runs a primitive outside of any `jit`, where JAX evaluates derivatives and `vmap`."""
+    return jax.jit(functools.partial(operation, spec, choices=choices))
+
+
+def forget() -> None:
+    """Drop what was compiled for derivatives and `vmap` outside of any `jit`."""
+    _eager.cache_clear()
 
 
 def _refuse_split(name: str, x: Any, axes: tuple[int, ...]) -> None:
@@ -140,5 +166,9 @@ def _splitting_batches(
         operand, result, gathered = lower.factors(rank, whole(spec, rank))
         return f"{operand} -> {result}", {"need_replication_factors": gathered}
 
-    split.def_partition(partition=partition, sharding_rule=rule)
+    def infer(spec: Spec, mesh: Any, operands: Any, result: Any) -> Any:
+        return unsplit(spec, operands[0])
+
+    # The rule is Shardy's; the other is for the partitioner before it.
+    split.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)
     return split

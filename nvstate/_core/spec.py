@@ -24,6 +24,11 @@ class Spec:
         """63 bits that are the same in every process: a name for caches and native code."""
         return digest(type(self).__name__, self.fields())
 
+    @property
+    def family(self) -> int:
+        """A digest that derived specs share: what `free` drops together. Here, the digest."""
+        return self.digest
+
     def __getstate__(self) -> dict[str, Any]:
         return self.fields()  # less the cached digest
 
@@ -38,7 +43,7 @@ class Spec:
 
 def digest(*values: Any) -> int:
     """A digest of plain values that does not depend on the process."""
-    text = json.dumps(values, sort_keys=True)
+    text = json.dumps(values, sort_keys=True, default=str)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 

@@ -16,7 +16,7 @@ from nvstate import errors
 # The codes of C++'s Failure: XLA's, for both boundaries report the same.
 INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION = 3, 5, 8, 9
 
-_lock = threading.Lock()
+_lock = threading.RLock()
 _loaded: ctypes.CDLL | None = None
 limit = 64  # of recently used plans: what a library loaded later is told
 

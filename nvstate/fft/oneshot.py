@@ -12,7 +12,7 @@ from nvstate import errors
 from nvstate._core import aval, dtypes, placement
 from nvstate._core.aval import OperandType
 from nvstate.fft.plan import FFTPlan, plan
-from nvstate.fft.spec import WHERE, Direction, Hermitian, Kind, Norm, Parity
+from nvstate.fft.spec import WHERE, Direction, Hermitian, Kind, Norm, Parity, integers
 from nvstate.fft.strategy import Strategy
 
 
@@ -415,6 +415,8 @@ def _one_axis(
     norm: Norm | None,
     options: Any,
 ) -> Any:
+    if type(axis) is not int or (n is not None and type(n) is not int):  # 8.0 would be found as 8
+        (axis,), n = integers("axes", axis), None if n is None else integers("n", n)[0]
     return _execute(name, x, kind, direction, n, None, (axis,), norm, options)
 
 
@@ -428,8 +430,8 @@ def _many_axes(
     norm: Norm | None,
     options: Any,
 ) -> Any:
-    s = tuple(s) if isinstance(s, list) else s
-    axes = tuple(axes) if isinstance(axes, list) else axes
+    s = None if s is None else integers("s", s)
+    axes = None if axes is None else integers("axes", axes)
     return _execute(name, x, kind, direction, None, s, axes, norm, options)
 
 
@@ -441,9 +443,14 @@ def _execute(name: str, x: Any, *problem: Any) -> Any:
     if unknown := options.keys() - (Options.__annotations__ | RealOptions.__annotations__).keys():
         raise TypeError(f"{name}() got an unexpected keyword argument {min(unknown)!r}")
     where = _TRACED if aval.is_traced(x) else x.sharding if isinstance(x, jax.Array) else None
-    return _plan(name, x.shape, x.dtype, where, *arguments, *options.items())(x)
+    try:
+        made = _plan(name, x.shape, x.dtype, where, *arguments, *options.items())
+    except TypeError:  # an argument that cannot be a key, which `plan` refuses in its own words
+        made = plan(x, **dict(zip(_ARGUMENTS, arguments, strict=True)), **options)
+    return made(x)
 
 
+_ARGUMENTS = ("kind", "direction", "n", "s", "axes", "norm")
 _TRACED = "traced"  # in the place of a sharding
 
 

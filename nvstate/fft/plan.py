@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Unpack
 import jax
 
 from nvstate import errors
-from nvstate._core import aval, lower, placement
+from nvstate._core import aval, dtypes, lower, placement
 from nvstate._core.aval import Device, OperandType
 from nvstate._core.plan import Plan
 from nvstate.fft import primitive, strategy as strategies, workspace
@@ -126,7 +126,10 @@ class FFTPlan(Plan):
             ("scale", f"{spec.scale:.6g} ({spec.norm})"),
         ]
         if self.backend == "xla":
-            return [*rows, ("runs", "XLA's own FFT"), ("on CUDA", f"cuFFT, {self.strategy}")]
+            rows.append(("runs", "XLA's own FFT"))
+            if all(type(n) is int for n in self.operand.shape):  # not symbolic
+                rows.append(("on CUDA", f"cuFFT, {self.strategy}"))
+            return rows
         exact = "" if self.workspace_exact else " at most"
         rows += [
             ("runs", f"cuFFT, {self.strategy}"),
@@ -147,9 +150,7 @@ class FFTPlan(Plan):
             moves.append(f"axes {tuple(pads)} are padded with zeros")
         shape = self.operand.shape
         for stage in strategies.stages(spec):
-            if strategies.choose(stage, shape, self.choices if stage is spec else "auto") == (
-                "transpose"
-            ):
+            if strategies.preferred(stage, shape, self.choices) == "transpose":
                 moves.append(f"axes {stage.axes} are transposed to the end and back")
             shape = stage.result_shape(shape)
         if spec.kind == "c2r":
@@ -251,7 +252,9 @@ def plan(
             )
         made = x
         planned, where = _planned(made, operand), None if operand is None else placement.of(operand)
-    strategies.choose(made, planned.shape, strategy)
+    dtypes.require(WHERE, made.operand_dtype)
+    if strategy != "auto":
+        strategies.choose(made, planned.shape, strategy)
     return FFTPlan.of(made, planned, where, strategy)
 
 
@@ -294,6 +297,13 @@ def estimate_workspace(
             repr(technique),
             "Pass one of them.",
         )
+    if isinstance(x, FFTPlan) and problem:
+        raise _spec_error(
+            "a plan and keywords of a problem",
+            "one of them",
+            ", ".join(f"`{name}`" for name in problem),
+            "Leave the keywords out.",
+        )
     planned = x if isinstance(x, FFTPlan) else plan(x, **problem)
     if device is None and planned.backend == "xla":
         return 0
@@ -334,6 +344,16 @@ def _workspace(planned: FFTPlan, measure: Any, device: int | None) -> int:
 
 
 def _planned(spec: FFTSpec, operand: Any) -> OperandType:
+    if operand is not None and not aval.is_array(operand):
+        raise errors.OperandError(
+            errors.message(
+                WHERE,
+                "no operand",
+                expected="an array or a jax.ShapeDtypeStruct",
+                got=aval.foreign(operand),
+                do="Pass `jax.numpy.asarray(x)` or `numpy.asarray(x)`.",
+            )
+        )
     if operand is not None:
         got = aval.type_of(operand)
         # Its own type has the batch of anything; what is left to accept is dtype and extents.

@@ -26,11 +26,20 @@ def reference(spec: FFTSpec, x: jax.Array) -> jax.Array:
         ("r2c", "forward"): jnp.fft.rfftn,
         ("c2r", "inverse"): jnp.fft.irfftn,
     }[spec.kind, spec.direction]
-    y = function(x, s=spec.lengths, axes=spec.axes)
-    # jnp scales every inverse by 1/N. A Python number, and not `norm=`, whose array constants
-    # custom partitioning cannot take.
-    scaled = 1 if spec.direction == "forward" else math.prod(spec.lengths)
-    return y if spec.scale * scaled == 1 else y * (spec.scale * scaled)
+    # Not by `norm=`, whose array constants custom partitioning cannot take.
+    return _scaled(function(x, s=spec.lengths, axes=spec.axes), spec.scale_over_numpys)
+
+
+def gathered(spec: FFTSpec, x: jax.Array) -> jax.Array:
+    """The same, with no forward c2c: jax 0.10 aborts where one is split along its axis.
+
+    Its partitioner would transform by parts, and checks lengths by an assertion. Every other kind
+    it gathers.
+    """
+    if (spec.kind, spec.direction) != ("c2c", "forward"):
+        return reference(spec, x)
+    y = jnp.conj(jnp.fft.ifftn(jnp.conj(x), s=spec.lengths, axes=spec.axes))
+    return _scaled(y, spec.scale * math.prod(spec.lengths))
 
 
 def transpose(spec: FFTSpec, ct: jax.Array, choices: Any) -> jax.Array:
@@ -75,24 +84,22 @@ def _fitted(x: jax.Array, axes: tuple[int, ...], extents: tuple[int, ...]) -> ja
 
 def cuda(spec: FFTSpec, x: jax.Array, choices: Any) -> jax.Array:
     """The transform by cuFFT, unscaled, then the scale, which XLA fuses with what follows."""
-    strategy.choose(spec, x.shape, choices or "auto")
     for stage in strategy.stages(spec):
-        x = _stage(stage, x, choices if len(spec.axes) <= 3 else "auto", spec.digest)
+        x = _stage(stage, x, choices or "auto", spec.family)
     return _scaled(x, spec.scale)
 
 
 def _stage(spec: FFTSpec, x: jax.Array, choices: Any, owner: int) -> jax.Array:
     # cuFFT can skip elements of an operand that is too long, but not invent missing ones.
-    fits = tuple(max(have, need) for have, need in zip(spec.extents, spec.needed, strict=True))
-    x = _fitted(x, spec.axes, fits)
-    spec = dataclasses.replace(spec, extents=fits)
+    spec = strategy.padded(spec)
+    x = _fitted(x, spec.axes, spec.extents)
     if is_symmetrised(spec):
         x = symmetrised(spec, x)
     rank = x.ndim
     positions = spec.positions(rank)
     rest = tuple(axis for axis in range(rank) if axis not in positions)
     order = (*rest, *positions)
-    if strategy.choose(spec, x.shape, choices or "auto") != "transpose":
+    if strategy.preferred(spec, x.shape, choices) != "transpose":
         return lower.call(x, _call(spec, x.shape, order, owner))
     trailing = dataclasses.replace(spec, axes=tuple(range(-len(positions), 0)))
     x = jax.lax.transpose(x, order)
@@ -174,5 +181,6 @@ fft = define(
     transpose=transpose,
     batch=FFTSpec.shifted,
     whole=whole,
+    gathered=gathered,
     cuda=cuda,
 )

@@ -12,7 +12,7 @@ import numpy as np
 from nvstate import errors
 from nvstate._core import aval, dtypes
 from nvstate._core.aval import Aval, OperandType
-from nvstate._core.spec import Spec
+from nvstate._core.spec import Spec, digest
 
 Kind = Literal["c2c", "r2c", "c2r"]
 Direction = Literal["forward", "inverse"]
@@ -21,6 +21,8 @@ Parity = Literal["even", "odd"]
 Hermitian = Literal["numpy", "assume"]
 
 WHERE = "nvstate.fft"
+_SCALED: dict[Direction, Norm] = {"inverse": "backward", "forward": "forward"}  # by 1/N
+_CHOICES = {"kind": Kind, "direction": Direction, "norm": Norm, "hermitian": Hermitian}
 TURNED: dict[Norm, Norm] = {
     "backward": "forward",
     "forward": "backward",
@@ -70,6 +72,37 @@ class FFTSpec(Spec):
     hermitian: Hermitian = "numpy"
     inplace: bool = False
 
+    def __post_init__(self) -> None:
+        """Refuse what `spec` would not make, as `dataclasses.replace` can."""
+        for name, choices in _CHOICES.items():
+            _choice(name, getattr(self, name), choices, optional=False)
+        _flag("inplace", self.inplace)
+        for name in ("axes", "lengths", "extents"):
+            if getattr(self, name) != integers(name, getattr(self, name)):
+                raise _error(
+                    f"`{name}` needs a tuple",
+                    "a tuple",
+                    repr(getattr(self, name)),
+                    "Make specs with `nvstate.fft.spec`.",
+                )
+        counts = {len(self.axes), len(self.lengths), len(self.extents)}
+        if (
+            len(counts) > 1
+            or len({a for a in self.axes if a < 0}) != len(self.axes)
+            or not self.axes
+        ):
+            raise _error(
+                "not in canonical form",
+                "distinct negative axes, and a length and an extent for each",
+                f"axes={self.axes}, lengths={self.lengths}, extents={self.extents}",
+                "Make specs with `nvstate.fft.spec`.",
+            )
+
+    @property
+    def family(self) -> int:
+        """Shared by a transform, its inverse, its derivative and its batches."""
+        return digest("fft", sorted(self.lengths), self.dtype)
+
     @property
     def operand_dtype(self) -> str:
         """Dtype of the operand."""
@@ -101,8 +134,17 @@ class FFTSpec(Spec):
         size = math.prod(self.lengths)
         if self.norm == "ortho":
             return 1 / math.sqrt(size)
-        scaled = {"backward": "inverse", "forward": "forward"}.get(self.norm)
-        return 1 / size if scaled == self.direction else 1.0
+        return 1 / size if self.norm == _SCALED[self.direction] else 1.0
+
+    @property
+    def scale_over_numpys(self) -> float:
+        """The factor c over what NumPy's "backward" has: exactly 1 where they are one."""
+        size, inverse = math.prod(self.lengths), self.direction == "inverse"
+        if self.norm == "ortho":
+            return math.sqrt(size) if inverse else 1 / math.sqrt(size)
+        if (self.norm == _SCALED[self.direction]) == inverse:
+            return 1.0
+        return float(size) if inverse else 1 / size
 
     def result_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the result for an operand of `shape`."""
@@ -113,7 +155,9 @@ class FFTSpec(Spec):
 
     def results(self, x: Aval) -> Aval:
         """Type of the result: an update, since a type made anew would lose its sharding."""
-        return x.update(shape=self.result_shape(x.shape), dtype=np.dtype(self.result_dtype))
+        return x.update(
+            shape=self.result_shape(x.shape), dtype=np.dtype(self.result_dtype), weak_type=False
+        )
 
     def accepts(self, planned: OperandType, got: OperandType) -> bool:
         """The same extents along `axes`, and the same number of transforms in any batch axes."""
@@ -232,7 +276,7 @@ def spec(
                     f'`kind="{kind}"` with `{name}="{value}"`',
                     f"Leave `{name}` out.",
                 )
-    s = None if s is None else _integers("s", s)
+    s = None if s is None else integers("s", s)
     _flag("inplace", inplace)
     axes = _axes(operand, axes, s)
     if n is not None and s is not None:
@@ -240,11 +284,18 @@ def spec(
     extents = tuple(operand.shape[axis] for axis in axes)
     lengths = list(extents if s is None else s)
     if n is not None:
-        (lengths[-1],) = _integers("n", n)
+        (lengths[-1],) = integers("n", n)
     if kind == "c2r":
         given = lengths[-1] if n is not None or s is not None else None
         lengths[-1] = _real_length(extents[-1], given, last_axis_parity)
     for axis, extent, length in zip(axes, extents, lengths, strict=True):
+        if length >= 2**63:
+            raise _error(
+                "a length that no library counts to",
+                "below 2^63",
+                str(length),
+                "Pass a shorter one.",
+            )
         if extent < 1 or length < 1:
             raise _error(
                 f"transform length must be positive; axis {axis} has {min(extent, length)}",
@@ -280,7 +331,7 @@ def _flag(name: str, value: Any) -> None:
         raise _error(f"`{name}` is a choice", "True or False", repr(value), "Pass one of them.")
 
 
-def _integers(name: str, values: Any) -> tuple[int, ...]:
+def integers(name: str, values: Any) -> tuple[int, ...]:
     """One integer or several, as a tuple."""
     listed = tuple(values) if isinstance(values, tuple | list | np.ndarray | range) else (values,)
     try:
@@ -297,6 +348,16 @@ def _choice(name: str, value: Any, choices: Any, *, optional: bool = True) -> No
     if not (value in names or (optional and value is None)):
         listed = ", ".join(f'"{choice}"' for choice in names)
         raise _error(f"unknown `{name}`", f"one of {listed}", repr(value), "Pass one of them.")
+
+
+def _cast(dtype: str) -> str:
+    try:
+        kind = np.dtype(dtype).kind
+    except TypeError:  # JAX's own types, such as keys
+        kind = ""
+    if kind == "c":
+        return f'Convert the operand with `x.astype("complex{128 if dtype[-1] != "8" else 64}")`.'
+    return 'Convert the operand with `x.astype("float32")` or `x.astype("complex64")`.'
 
 
 def _kind(dtype: str, kind: Kind | None) -> Kind:
@@ -316,16 +377,9 @@ def _kind(dtype: str, kind: Kind | None) -> Kind:
             f"no transform of {dtype}",
             "float32, float64, complex64 or complex128",
             dtype,
-            'Convert the operand with `x.astype("float32")` or `x.astype("complex64")`.',
+            _cast(dtype),
         )
-    if not dtypes.is_enabled(dtype):
-        raise _error(
-            f"{dtype} needs 64-bit types, which are off",
-            "64-bit types on, or a 32-bit operand",
-            f"{dtype} with jax_enable_x64=False",
-            'Call `jax.config.update("jax_enable_x64", True)` first, or convert the operand with '
-            f'`x.astype("{"float32" if real else "complex64"}")`.',
-        )
+    dtypes.require(WHERE, dtype)
     if kind is None:
         return "r2c" if real else "c2c"
     if real != (kind == "r2c"):
@@ -357,7 +411,7 @@ def _axes(
     rank = len(operand.shape)
     if axes is None:
         axes = tuple(range(-(rank if s is None else len(s)), 0))
-    axes = _integers("axes", axes)
+    axes = integers("axes", axes)
     if not axes or not rank:
         raise _error(
             "no axes to transform",

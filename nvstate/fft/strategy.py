@@ -32,9 +32,7 @@ def choose(spec: FFTSpec, shape: tuple[int, ...], pinned: Strategy = "auto") -> 
         UnsupportedError: `pinned` names one that this layout cannot have.
     """
     possible = candidates(spec, shape)
-    if pinned == "auto":
-        return next(name for name in possible if _pays(name, spec, shape))
-    if pinned not in possible:
+    if pinned != "auto" and pinned not in possible:
         raise errors.UnsupportedError(
             errors.message(
                 WHERE,
@@ -44,19 +42,41 @@ def choose(spec: FFTSpec, shape: tuple[int, ...], pinned: Strategy = "auto") -> 
                 do='Leave `strategy` out, or pass "auto".',
             )
         )
-    return pinned
+    return preferred(spec, shape, pinned)
+
+
+def preferred(spec: FFTSpec, shape: tuple[int, ...], pinned: Strategy) -> Strategy:
+    """The pinned strategy where the layout, which `vmap` may have changed, can have it; or ours."""
+    possible = candidates(spec, shape)
+    if pinned in possible:
+        return pinned
+    shape = _fitted(spec, shape)
+    return next(name for name in possible if _pays(name, spec, shape))
+
+
+def padded(spec: FFTSpec) -> FFTSpec:
+    """The spec once its operand is padded: a crop is the library's, a padding is not."""
+    extents = tuple(max(have, need) for have, need in zip(spec.extents, spec.needed, strict=True))
+    return dataclasses.replace(spec, extents=extents)
+
+
+def _fitted(spec: FFTSpec, shape: tuple[int, ...]) -> tuple[int, ...]:
+    dims = list(shape)
+    for axis, extent in zip(spec.axes, padded(spec).extents, strict=True):
+        dims[axis] = extent
+    return tuple(dims)
 
 
 def candidates(spec: FFTSpec, shape: tuple[int, ...]) -> list[Strategy]:
-    """What is possible, in the order of the start rule."""
+    """What is possible, in the order of the rule."""
     if len(spec.axes) > 3:
         return ["composed"]
+    shape = _fitted(spec, shape)
     positions = spec.positions(len(shape))
     if positions == tuple(range(len(shape) - len(positions), len(shape))):
         return ["contiguous", "transpose"]
     # In one call the transform axes are nested as they lie, with the halved one innermost.
-    nested = positions == tuple(sorted(positions))
-    if not nested:
+    if positions != tuple(sorted(positions)):
         return ["transpose"]
     if len(runs(spec, shape)) <= 1:
         return ["strided", "transpose"]

@@ -202,7 +202,13 @@ void Plan::Execute(abi::CUstream stream, const Launch& launch, const Transform& 
 void Plan::Warm(const Launch& launch, const Transform& t) {
   std::lock_guard lock(mutex_);
   // The loops launch the same kernels again, so one launch loads them all.
-  CaptureOnly([&](abi::CUstream stream) { Enqueue(stream, launch, {}, t); });
+  try {
+    CaptureOnly([&](abi::CUstream stream) { Enqueue(stream, launch, {}, t); });
+  } catch (...) {
+    stream_ = nullptr;
+    api_.cufftSetStream(*handle_, nullptr);
+    throw;
+  }
   NVS_CHECK(api_.cufftSetStream(*handle_, nullptr));  // the stream of the capture is gone
   stream_ = nullptr;
   warm_ |= Bit(launch);
