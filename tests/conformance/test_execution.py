@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import nvstate as nvs
 from tests.case import relative_l2, to_jax
@@ -82,11 +83,15 @@ def test_operands_are_not_changed(case, value, x, plan):
 
 
 def test_donated_operands(case, value, plan):
-    donating = jax.jit(lambda x: plan(x * 1) + 0, donate_argnums=0, keep_unused=True)
     operand = to_jax(value)
-    if plan.operand.dtype != plan.result.dtype or plan.operand.shape != plan.result.shape:
-        donating = jax.jit(lambda x: (plan(x), x + 1)[0])
-    assert relative_l2(donating(operand), case.oracle(value)) < case.bound
+    same = (plan.operand.dtype, plan.operand.shape) == (plan.result.dtype, plan.result.shape)
+    run = jax.jit(plan, donate_argnums=0)
+    if same:
+        assert relative_l2(run(operand), case.oracle(value)) < case.bound
+        assert operand.is_deleted()
+    else:  # JAX says that the memory cannot be used; the result is right all the same
+        with pytest.warns(UserWarning, match="donated buffers were not usable"):
+            assert relative_l2(run(operand), case.oracle(value)) < case.bound
 
 
 def test_free_and_use_again(case, value, x, plan):

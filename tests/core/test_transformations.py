@@ -1,4 +1,4 @@
-"""Where JAX's machinery meets a primitive: contexts, meshes, modes and processes that once broke it."""
+"""Where JAX's machinery meets a primitive: contexts, meshes, modes and processes."""
 
 import pickle
 import subprocess
