@@ -566,3 +566,18 @@ def resources() -> Generator[None]:
             free(plan)
         primitive.forget()
         _native.cache_drop_since(since)
+
+
+def register() -> None:
+    """Register nvstate's targets with XLA, as the first compilation for CUDA does by itself.
+
+    For a process that compiles nothing and runs exported programs. Calling it again is harmless; it
+    touches no device.
+
+    Raises:
+        LibraryError: the native library is missing, or newer than this jaxlib.
+
+    Example:
+        >>> nvs.register()
+    """
+    _native.register()

@@ -101,6 +101,8 @@ def json_text(report: Report) -> str:
 def markdown(report: Report) -> str:
     """A table, for a page of documentation."""
     lines = [
+        f"# FFT on {report.environment.device}",
+        "",
         f"`{report.command}`, {report.date}",
         "",
         *(f"- {line}" for line in report.environment.lines()),
