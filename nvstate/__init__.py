@@ -1,9 +1,9 @@
 """Stateful math libraries for JAX: planning paid once and reused, as values."""
 
 from nvstate import cache, errors, fft
-from nvstate._core.plan import (
+from nvstate._core.plan import Plan
+from nvstate._core.verbs import (
     Bound,
-    Plan,
     bind,
     execute,
     free,

@@ -52,3 +52,22 @@ def name(device: Device) -> str:
     """A device as users write it: `cuda:0`, `cpu:0`."""
     platform = "cuda" if device.platform == "gpu" else device.platform
     return f"{platform}:{device.id}"
+
+
+def at(operand: aval.OperandType, where: Placement | None) -> str:
+    """A type and its place, for messages."""
+    return f"{operand} on {where}" if where else str(operand)
+
+
+def way_to(where: Placement) -> str:
+    """What to type to bring an operand there."""
+    first, *others = where.devices
+    if others or where.memory_kind:
+        return f"to {where} with `jax.device_put`"
+    platform, ordinal = first.split(":")
+    return f'with `jax.device_put(x, jax.devices("{platform}")[{ordinal}])`'
+
+
+def is_same(expected: Placement, got: Placement) -> bool:
+    """Whether devices and memory agree; packages are compared before."""
+    return expected.devices == got.devices and expected.memory_kind == got.memory_kind

@@ -1,22 +1,20 @@
-"""Plan and Bound, the data, and the verbs on them."""
+"""Plan: a problem prepared for an operand, as data and as a function."""
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import dataclasses
 import functools
 import json
 import threading
 import weakref
-from collections.abc import Generator
 from typing import Any, ClassVar, Self
 
 import jax
 import numpy as np
 
-from nvstate import _native, errors
-from nvstate._core import aval, dtypes, placement, primitive, spec as specs
+from nvstate import errors
+from nvstate._core import aval, dtypes, placement, spec as specs
 from nvstate._core.aval import OperandType
 from nvstate._core.compat import ArrayImpl
 from nvstate._core.placement import Placement
@@ -25,10 +23,10 @@ from nvstate._core.primitive import Operation
 _interned: weakref.WeakValueDictionary[Any, Plan] = weakref.WeakValueDictionary()
 _interning = threading.Lock()
 # Of this thread, or of whatever else has a context of its own.
-_scopes: contextvars.ContextVar[tuple[weakref.WeakSet[Plan], ...]] = contextvars.ContextVar(
+scopes: contextvars.ContextVar[tuple[weakref.WeakSet[Plan], ...]] = contextvars.ContextVar(
     "nvstate_resources", default=()
 )
-_plan_types: dict[str, type[Plan]] = {}  # by the name under which they are serialised
+plan_types: dict[str, type[Plan]] = {}  # by the name under which they are serialised
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -60,16 +58,17 @@ class Plan:
     def __init_subclass__(cls) -> None:
         """Make every operation's plan a pytree, also for `jax.export`."""
         jax.tree_util.register_pytree_node(cls, cls._flatten, cls._unflatten)
-        _plan_types[cls._serialized_name()] = cls
+        plan_types[cls.serialized_name()] = cls
         jax.export.register_pytree_node_serialization(
             cls,
-            serialized_name=cls._serialized_name(),
+            serialized_name=cls.serialized_name(),
             serialize_auxdata=lambda aux: aux[1].to_json().encode(),
             deserialize_auxdata=lambda data: cls.from_json(bytes(data).decode())._flatten()[1],
         )
 
     @classmethod
-    def _serialized_name(cls) -> str:
+    def serialized_name(cls) -> str:
+        """Name of this type in exported programs."""
         return f"{cls.where}.{cls.__name__}"
 
     @classmethod
@@ -182,7 +181,7 @@ class Plan:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        for scope in _scopes.get():
+        for scope in scopes.get():
             scope.add(self)
         return jax.jit(self._program, donate_argnums=0 if self.inplace else None)
 
@@ -252,13 +251,15 @@ class Plan:
         if got.dtype != self.operand.dtype:
             cast = f'`{self.name}.astype("{self.operand.dtype}")`'
             raise self._mismatch(
-                _at(got, where), self._replan(got, f"convert the operand with {cast}")
+                placement.at(got, where), self._replan(got, f"convert the operand with {cast}")
             )
-        if expected is not None and where is not None and not _same_place(expected, where):
-            raise self._mismatch(_at(got, where), self._replan(got, f"move it {_way_to(expected)}"))
+        if expected is not None and where is not None and not placement.is_same(expected, where):
+            raise self._mismatch(
+                placement.at(got, where), self._replan(got, f"move it {placement.way_to(expected)}")
+            )
         if not self.spec.accepts(self.operand, got):
             other = "pass an operand of the plan's extents and number of batches"
-            raise self._mismatch(_at(got, where), self._replan(got, other))
+            raise self._mismatch(placement.at(got, where), self._replan(got, other))
         if isinstance(x, jax.Array) and where is not None:
             self.__dict__["_accepted_sharding"] = x.sharding
 
@@ -274,27 +275,11 @@ class Plan:
             errors.message(
                 self.where,
                 f"operand `{self.name}` does not match its plan",
-                expected=expected or _at(self.operand, self.placement),
+                expected=expected or placement.at(self.operand, self.placement),
                 got=got,
                 do=do,
             )
         )
-
-
-def _at(operand: OperandType, where: Placement | None) -> str:
-    return f"{operand} on {where}" if where else str(operand)
-
-
-def _way_to(where: Placement) -> str:
-    first, *others = where.devices
-    if others or where.memory_kind:
-        return f"to {where} with `jax.device_put`"
-    platform, ordinal = first.split(":")
-    return f'with `jax.device_put(x, jax.devices("{platform}")[{ordinal}])`'
-
-
-def _same_place(expected: Placement, got: Placement) -> bool:
-    return expected.devices == got.devices and expected.memory_kind == got.memory_kind
 
 
 @dataclasses.dataclass(frozen=True)
@@ -329,255 +314,3 @@ class _Program:
                 )
             )
         return self.operation(self.spec, x, self.choices)
-
-
-class Bound:
-    """A plan and its operand. A pytree whose leaf is the operand. Made by `bind` and `reset`."""
-
-    __slots__ = ("plan", "value")
-
-    def __init__(self, plan: Plan, value: Any) -> None:
-        self.plan = plan
-        self.value = value
-
-    def __repr__(self) -> str:
-        value = aval.type_of(self.value) if aval.is_array(self.value) else repr(self.value)
-        return f"Bound({self.plan!r}, {self.plan.name}={value})"
-
-
-# Any leaf will do: JAX builds trees of types, of batch axes, of None.
-jax.tree_util.register_pytree_node(
-    Bound,
-    lambda bound: ((bound.value,), (bound.plan.digest, bound.plan)),
-    lambda aux, leaves: Bound(aux[1], leaves[0]),
-)
-
-
-def _plan_from(data: bytes | bytearray) -> tuple[int, Plan]:
-    name, text = json.loads(bytes(data))
-    plan = _plan_types[name].from_json(text)
-    return plan.digest, plan
-
-
-jax.export.register_pytree_node_serialization(
-    Bound,
-    serialized_name="nvstate.Bound",
-    serialize_auxdata=lambda aux: json.dumps(
-        [aux[1]._serialized_name(), aux[1].to_json()]
-    ).encode(),
-    deserialize_auxdata=_plan_from,
-)
-
-
-def _want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:
-    if isinstance(thing, kind):
-        return
-    needed, do = {
-        Plan: ("a plan", "Pass what `plan()` returns; `release(bound)` returns it too."),
-        Bound: ("a bound plan", f"Bind first: `{verb}(bind(plan, x=x))`."),
-    }[kind]
-    raise errors.OperandError(
-        errors.message(
-            "nvstate",
-            f"`{verb}` needs {needed}",
-            expected=kind.__name__,
-            got=type(thing).__name__,
-            do=do,
-        )
-    )
-
-
-def bind(plan: Plan, /, **operands: Any) -> Bound:
-    """Bind operands to a plan: check them once, to execute them often.
-
-    Args:
-        plan: any operation's plan.
-        **operands: by name, as the operation names them; for an FFT, `x`.
-
-    Returns:
-        A `Bound`.
-
-    Raises:
-        OperandError: an operand is missing, unknown, or not the plan's: another package, dtype,
-            device, memory kind or shape.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> bound = nvs.bind(nvs.fft.plan(x, axes=(1,)), x=x)
-        >>> nvs.execute(bound).shape
-        (2, 8)
-    """
-    _want(plan, Plan, "bind")
-    x = plan.operand_of((), operands)
-    plan.check(x)
-    return Bound(plan, x)
-
-
-def reset(bound: Bound, /, **operands: Any) -> Bound:
-    """Bind other operands to the same plan. `bound` is as it was, also if this raises.
-
-    Args:
-        bound: from `bind` or `reset`.
-        **operands: by name; one that is omitted stays.
-
-    Returns:
-        A new `Bound` of the same plan.
-
-    Raises:
-        OperandError: as `bind`; then nothing has changed.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> bound = nvs.bind(nvs.fft.plan(x, axes=(1,)), x=x)
-        >>> nvs.execute(nvs.reset(bound, x=2 * x))[0, 0]
-        Array(16.+0.j, dtype=complex64)
-    """
-    _want(bound, Bound, "reset")
-    return bind(bound.plan, **operands) if operands else bound
-
-
-def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
-    """Bind other operands without checking them, for loops that have proved that they fit.
-
-    An operand that does not fit is still refused, but only when it is executed.
-
-    Args:
-        bound: from `bind` or `reset`.
-        **operands: by name; one that is omitted stays.
-
-    Returns:
-        A new `Bound` of the same plan.
-
-    Raises:
-        OperandError: a name that the plan does not have.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> bound = nvs.bind(nvs.fft.plan(x, axes=(1,)), x=x)
-        >>> nvs.reset_unchecked(bound, x=2 * x).plan == bound.plan
-        True
-    """
-    plan = bound.plan
-    return Bound(plan, plan.operand_of((), operands)) if operands else bound
-
-
-def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
-    """Execute a bound plan, or a plan on operands given here.
-
-    Args:
-        target: a `Bound`; or a plan, followed by its operands.
-        *args: the operands of a plan, by position.
-        **operands: the operands of a plan, by name.
-
-    Returns:
-        The result, an array of the plan's package.
-
-    Raises:
-        OperandError: an operand does not match the plan, was consumed by an in-place plan, or is
-            given beside a `Bound`.
-        JaxRuntimeError: the library failed; the text names the call, sizes and dtypes.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> nvs.execute(nvs.fft.plan(x, axes=(1,)), x=x).shape
-        (2, 8)
-    """
-    if isinstance(target, Plan):
-        return target(*args, **operands)
-    _want(target, Bound, "execute")
-    if args or operands:
-        plan = target.plan
-        raise errors.OperandError(
-            errors.message(
-                plan.where,
-                "operands beside a bound plan",
-                expected="a bound plan alone",
-                got=", ".join([*(type(x).__name__ for x in args), *operands]),
-                do="Bind them first: `execute(reset(bound, x=x))`.",
-            )
-        )
-    return target.plan(target.value)
-
-
-def release(bound: Bound, /) -> Plan:
-    """Drop the operands and keep what was planned.
-
-    Args:
-        bound: from `bind` or `reset`.
-
-    Returns:
-        The plan.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> plan = nvs.fft.plan(x, axes=(1,))
-        >>> nvs.release(nvs.bind(plan, x=x)) is plan
-        True
-    """
-    _want(bound, Bound, "release")
-    return bound.plan
-
-
-def free(plan: Plan, /) -> None:
-    """Drop now what was built natively for a plan: its compiled calls and library objects.
-
-    Using the plan again is legal and builds them anew. A library object that a jitted function of
-    yours still holds stays until that function goes: a captured CUDA graph may use its memory.
-
-    Args:
-        plan: any operation's plan.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> plan = nvs.fft.plan(x, axes=(1,))
-        >>> y = plan(x)
-        >>> nvs.free(plan)
-        >>> bool((plan(x) == y).all())
-        True
-    """
-    _want(plan, Plan, "free")
-    compiled = plan.__dict__.pop("_compiled", None)
-    if compiled is not None:
-        compiled.clear_cache()
-    primitive.forget()
-    _native.cache_drop(plan.spec.family)
-
-
-@contextlib.contextmanager
-def resources() -> Generator[None]:
-    """Bound the life of native objects: what is first built inside is dropped at the end.
-
-    Scopes nest, and each thread has its own; the end is reached by exceptions too. Plans made
-    inside stay usable.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> with nvs.resources():
-        ...     y = nvs.fft.plan(x, axes=(1,))(x)
-    """
-    scope: weakref.WeakSet[Plan] = weakref.WeakSet()
-    since = _native.cache_generation()
-    token = _scopes.set((*_scopes.get(), scope))
-    try:
-        yield
-    finally:
-        _scopes.reset(token)
-        for plan in list(scope):
-            free(plan)
-        primitive.forget()
-        _native.cache_drop_since(since)
-
-
-def register() -> None:
-    """Register nvstate's targets with XLA, as the first compilation for CUDA does by itself.
-
-    For a process that compiles nothing and runs exported programs. Calling it again is harmless; it
-    touches no device.
-
-    Raises:
-        LibraryError: the native library is missing, or newer than this jaxlib.
-
-    Example:
-        >>> nvs.register()
-    """
-    _native.register()

@@ -17,7 +17,7 @@ from nvstate._core.aval import Device
 from nvstate.bench import peers
 from nvstate.bench.cases import CHAINED, OURS, THEIRS, Case
 from nvstate.bench.timing import Candidate
-from nvstate.fft.spec import Direction, Norm
+from nvstate.fft.arguments import Direction, Norm
 from nvstate.fft.strategy import Strategy, candidates
 
 jax_candidate = functools.partial(Candidate, wait=jax.block_until_ready)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from nvstate._core import dtypes
 from nvstate.bench.timing import Timing
-from nvstate.fft.spec import Direction, Hermitian, Kind
+from nvstate.fft.arguments import Direction, Hermitian, Kind
 
 Form = Literal["jit", "strategies", "window", "product", "chain", "eager", "argument", "plans"]
 FORMS: dict[Form, str] = {

@@ -11,8 +11,8 @@ import numpy as np
 from nvstate import errors
 from nvstate._core import aval, dtypes, placement
 from nvstate._core.aval import OperandType
+from nvstate.fft.arguments import WHERE, Direction, Hermitian, Kind, Norm, Parity, integers
 from nvstate.fft.plan import FFTPlan, plan
-from nvstate.fft.spec import WHERE, Direction, Hermitian, Kind, Norm, Parity, integers
 from nvstate.fft.strategy import Strategy
 
 

@@ -11,8 +11,9 @@ from nvstate import errors
 from nvstate._core import aval, dtypes, lower, placement
 from nvstate._core.aval import Device, OperandType
 from nvstate._core.plan import Plan
-from nvstate.fft import primitive, strategy as strategies, workspace
-from nvstate.fft.spec import WHERE, FFTSpec, Hermitian, Problem, spec as make_spec
+from nvstate.fft import primitive, report, strategy as strategies, workspace
+from nvstate.fft.arguments import WHERE, Hermitian
+from nvstate.fft.spec import FFTSpec, Problem, spec as make_spec
 from nvstate.fft.strategy import Strategy
 
 
@@ -113,54 +114,6 @@ class FFTPlan(Plan):
             said.append(f'strategy="{self.choices}"')
         return ", ".join(said)
 
-    def _rows(self) -> list[tuple[str, str]]:
-        spec = self.spec
-        where = f" on {self.placement}" if self.placement else ""
-        rows = [
-            (
-                "transform",
-                f"{spec.kind} {spec.direction}, axes {spec.axes}, lengths {spec.lengths}",
-            ),
-            ("operand", f"{self.operand}{where}{', consumed' if spec.inplace else ''}"),
-            ("result", f"{self.result}"),
-            ("scale", f"{spec.scale:.6g} ({spec.norm})"),
-        ]
-        if self.backend == "xla":
-            rows.append(("runs", "XLA's own FFT"))
-            if all(type(n) is int for n in self.operand.shape):  # not symbolic
-                rows.append(("on CUDA", f"cuFFT, {self.strategy}"))
-            return rows
-        exact = "" if self.workspace_exact else " at most"
-        rows += [
-            ("runs", f"cuFFT, {self.strategy}"),
-            ("scaling", {"none": "none needed", "multiply": "a multiply by XLA"}[self.scaling]),
-            ("workspace", f"{self.workspace_bytes} bytes{exact}, by XLA"),
-        ]
-        return rows + [("moves", what) for what in self._moves()]
-
-    def _moves(self) -> list[str]:
-        """Every pad, copy and transpose around cuFFT's calls."""
-        spec, moves = self.spec, []
-        pads = [
-            axis
-            for axis, have, need in zip(spec.axes, spec.extents, spec.needed, strict=True)
-            if have < need
-        ]
-        if pads:
-            moves.append(f"axes {tuple(pads)} are padded with zeros")
-        shape = self.operand.shape
-        for stage in strategies.stages(spec):
-            if strategies.preferred(stage, shape, self.choices) == "transpose":
-                moves.append(f"axes {stage.axes} are transposed to the end and back")
-            shape = stage.result_shape(shape)
-        if spec.kind == "c2r":
-            moves.append("the operand is copied if it is used again: cuFFT may overwrite it")
-            if primitive.is_symmetrised(spec):
-                moves.append("planes that mirror themselves are made Hermitian, as NumPy does")
-        if spec.inplace:
-            moves.append("under `jit` an operand that is not donated is copied once")
-        return moves
-
     def describe(self) -> str:
         """Say what will run: types, axes, scale, library, strategy, workspace and every move.
 
@@ -173,20 +126,16 @@ class FFTPlan(Plan):
             runs       XLA's own FFT
             on CUDA    cuFFT, contiguous
         """
-        return "\n".join(f"{name:<10} {text}" for name, text in self._rows())
+        return "\n".join(f"{name:<10} {text}" for name, text in report.rows(self))
 
     def __repr__(self) -> str:
-        rows, spec = dict(self._rows()), self.spec
-        where = f" on {self.placement}" if self.placement else ""
-        pinned = [f"strategy {self.choices}"] if self.choices != "auto" else []
-        said = [rows["transform"], f"norm {spec.norm}", *["in place"] * spec.inplace, *pinned]
-        return f"FFTPlan({self.operand}{where} -> {self.result}: {', '.join(said)}; {rows['runs']})"
+        return report.line(self)
 
     def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><th style='text-align:left'>{name}</th>"
             f"<td style='text-align:left'>{html.escape(text)}</td></tr>"
-            for name, text in self._rows()
+            for name, text in report.rows(self)
         )
         return f"<table><caption>FFTPlan</caption>{cells}</table>"
 

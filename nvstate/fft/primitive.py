@@ -13,7 +13,8 @@ import numpy as np
 from nvstate._core import lower
 from nvstate._core.primitive import define
 from nvstate.fft import strategy, workspace
-from nvstate.fft.spec import WHERE, FFTSpec
+from nvstate.fft.arguments import WHERE
+from nvstate.fft.spec import FFTSpec
 
 TARGET = "nvstate_cufft_v1"
 

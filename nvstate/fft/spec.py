@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, TypedDict
 
 import numpy as np
 
-from nvstate import errors
 from nvstate._core import aval, dtypes
 from nvstate._core.aval import Aval, OperandType
 from nvstate._core.spec import Spec, digest
+from nvstate.fft import arguments
+from nvstate.fft.arguments import Direction, Hermitian, Kind, Norm, Parity
 
-Kind = Literal["c2c", "r2c", "c2r"]
-Direction = Literal["forward", "inverse"]
-Norm = Literal["backward", "ortho", "forward", "none"]
-Parity = Literal["even", "odd"]
-Hermitian = Literal["numpy", "assume"]
-
-WHERE = "nvstate.fft"
 _SCALED: dict[Direction, Norm] = {"inverse": "backward", "forward": "forward"}  # by 1/N
 _CHOICES = {"kind": Kind, "direction": Direction, "norm": Norm, "hermitian": Hermitian}
 TURNED: dict[Norm, Norm] = {
@@ -75,11 +68,11 @@ class FFTSpec(Spec):
     def __post_init__(self) -> None:
         """Refuse what `spec` would not make, as `dataclasses.replace` can."""
         for name, choices in _CHOICES.items():
-            _choice(name, getattr(self, name), choices, optional=False)
-        _flag("inplace", self.inplace)
+            arguments.choice(name, getattr(self, name), choices, optional=False)
+        arguments.flag("inplace", self.inplace)
         for name in ("axes", "lengths", "extents"):
-            if getattr(self, name) != integers(name, getattr(self, name)):
-                raise _error(
+            if getattr(self, name) != arguments.integers(name, getattr(self, name)):
+                raise arguments.error(
                     f"`{name}` needs a tuple",
                     "a tuple",
                     repr(getattr(self, name)),
@@ -91,7 +84,7 @@ class FFTSpec(Spec):
             or len({a for a in self.axes if a < 0}) != len(self.axes)
             or not self.axes
         ):
-            raise _error(
+            raise arguments.error(
                 "not in canonical form",
                 "distinct negative axes, and a length and an extent for each",
                 f"axes={self.axes}, lengths={self.lengths}, extents={self.extents}",
@@ -179,13 +172,13 @@ class FFTSpec(Spec):
     def inverse(self, hermitian: Hermitian = "numpy") -> FFTSpec:
         """The spec that undoes this transform on its result."""
         if hermitian != "numpy" and self.kind != "r2c":
-            raise _error(
+            raise arguments.error(
                 '`hermitian` is about the inverse of "r2c"',
                 '`kind="r2c"`',
                 f'`kind="{self.kind}"` with `hermitian="{hermitian}"`',
                 "Leave `hermitian` out.",
             )
-        _choice("hermitian", hermitian, Hermitian, optional=False)
+        arguments.choice("hermitian", hermitian, Hermitian, optional=False)
         kind = {"c2c": "c2c", "r2c": "c2r", "c2r": "r2c"}[self.kind]
         direction = "forward" if self.direction == "inverse" else "inverse"
         return dataclasses.replace(
@@ -250,61 +243,61 @@ def spec(
         (8,)
     """
     if not aval.is_array(x):
-        raise _error(
+        raise arguments.error(
             "no operand",
             "an array or a jax.ShapeDtypeStruct",
             aval.foreign(x),
             "Pass `jax.numpy.asarray(x)` or `numpy.asarray(x)`.",
         )
     operand = aval.type_of(x)
-    _choice("kind", kind, Kind)
-    _choice("direction", direction, Direction)
-    _choice("norm", norm, Norm)
-    _choice("last_axis_parity", last_axis_parity, Parity)
-    _choice("hermitian", hermitian, Hermitian, optional=False)
-    kind = _kind(operand.dtype, kind)
-    direction = _direction(kind, direction)
+    arguments.choice("kind", kind, Kind)
+    arguments.choice("direction", direction, Direction)
+    arguments.choice("norm", norm, Norm)
+    arguments.choice("last_axis_parity", last_axis_parity, Parity)
+    arguments.choice("hermitian", hermitian, Hermitian, optional=False)
+    kind = arguments.kind_of(operand.dtype, kind)
+    direction = arguments.direction_of(kind, direction)
     if kind != "c2r":
         for name, value, default in (
             ("last_axis_parity", last_axis_parity, None),
             ("hermitian", hermitian, "numpy"),
         ):
             if value != default:
-                raise _error(
+                raise arguments.error(
                     f"`{name}` is about complex operands with a real result",
                     '`kind="c2r"`',
                     f'`kind="{kind}"` with `{name}="{value}"`',
                     f"Leave `{name}` out.",
                 )
-    s = None if s is None else integers("s", s)
-    _flag("inplace", inplace)
-    axes = _axes(operand, axes, s)
+    s = None if s is None else arguments.integers("s", s)
+    arguments.flag("inplace", inplace)
+    axes = arguments.axes_of(operand, axes, s)
     if n is not None and s is not None:
-        raise _error("both `n` and `s`", "one of them", f"n={n}, s={s}", "Leave `n` out.")
+        raise arguments.error("both `n` and `s`", "one of them", f"n={n}, s={s}", "Leave `n` out.")
     extents = tuple(operand.shape[axis] for axis in axes)
     lengths = list(extents if s is None else s)
     if n is not None:
-        (lengths[-1],) = integers("n", n)
+        (lengths[-1],) = arguments.integers("n", n)
     if kind == "c2r":
         given = lengths[-1] if n is not None or s is not None else None
-        lengths[-1] = _real_length(extents[-1], given, last_axis_parity)
+        lengths[-1] = arguments.real_length(extents[-1], given, last_axis_parity)
     for axis, extent, length in zip(axes, extents, lengths, strict=True):
         if length >= 2**63:
-            raise _error(
+            raise arguments.error(
                 "a length that no library counts to",
                 "below 2^63",
                 str(length),
                 "Pass a shorter one.",
             )
         if extent < 1 or length < 1:
-            raise _error(
+            raise arguments.error(
                 f"transform length must be positive; axis {axis} has {min(extent, length)}",
                 "extents and lengths of at least 1",
                 f"{operand}, lengths {tuple(lengths)}",
                 "Leave that axis out of `axes`, or pass a positive `n` or `s`.",
             )
     if inplace and (kind != "c2c" or tuple(lengths) != extents):
-        raise _error(
+        raise arguments.error(
             "in place, but operand and result differ in type",
             '`kind="c2c"` with neither crop nor padding',
             f'`kind="{kind}"`, extents {extents}, lengths {tuple(lengths)}',
@@ -320,142 +313,3 @@ def spec(
     return FFTSpec(
         kind, direction, norm or "backward", axes, lengths, extents, dtype, hermitian, inplace
     )
-
-
-def _error(what: str, expected: str, got: str, do: str) -> errors.SpecError:
-    return errors.SpecError(errors.message(WHERE, what, expected=expected, got=got, do=do))
-
-
-def _flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise _error(f"`{name}` is a choice", "True or False", repr(value), "Pass one of them.")
-
-
-def integers(name: str, values: Any) -> tuple[int, ...]:
-    """One integer or several, as a tuple."""
-    listed = tuple(values) if isinstance(values, tuple | list | np.ndarray | range) else (values,)
-    try:
-        if not any(isinstance(value, bool | np.bool_) for value in listed):
-            return tuple(operator.index(value) for value in listed)
-    except TypeError:  # Python's word for what is no integer
-        pass
-    expected = "an integer" if name == "n" else "integers"
-    raise _error(f"`{name}` needs {expected}", expected, repr(values), f"Pass `{name}` as such.")
-
-
-def _choice(name: str, value: Any, choices: Any, *, optional: bool = True) -> None:
-    names = get_args(choices)
-    if not (value in names or (optional and value is None)):
-        listed = ", ".join(f'"{choice}"' for choice in names)
-        raise _error(f"unknown `{name}`", f"one of {listed}", repr(value), "Pass one of them.")
-
-
-def _cast(dtype: str) -> str:
-    try:
-        kind = np.dtype(dtype).kind
-    except TypeError:  # JAX's own types, such as keys
-        kind = ""
-    if kind == "c":
-        return f'Convert the operand with `x.astype("complex{128 if dtype[-1] != "8" else 64}")`.'
-    return 'Convert the operand with `x.astype("float32")` or `x.astype("complex64")`.'
-
-
-def _kind(dtype: str, kind: Kind | None) -> Kind:
-    if dtype in {"float16", "bfloat16"}:
-        raise errors.UnsupportedError(
-            errors.message(
-                WHERE,
-                f"{dtype} is not supported",
-                expected="float32, float64, complex64 or complex128",
-                got=dtype,
-                do='Convert the operand with `x.astype("float32")`.',
-            )
-        )
-    real = dtype in dtypes.COMPLEX
-    if not real and dtype not in dtypes.REAL:
-        raise _error(
-            f"no transform of {dtype}",
-            "float32, float64, complex64 or complex128",
-            dtype,
-            _cast(dtype),
-        )
-    dtypes.require(WHERE, dtype)
-    if kind is None:
-        return "r2c" if real else "c2c"
-    if real != (kind == "r2c"):
-        wanted, do = (
-            ("complex", f'Use `kind="r2c"`, or `x.astype("{dtypes.COMPLEX[dtype]}")`.')
-            if real
-            else ("real", 'Use `kind="c2c"`, or `kind="c2r"` for a half spectrum.')
-        )
-        raise _error(f'`kind="{kind}"` of {dtype}', f"a {wanted} operand", dtype, do)
-    return kind
-
-
-def _direction(kind: Kind, direction: Direction | None) -> Direction:
-    only: dict[Kind, Direction] = {"r2c": "forward", "c2r": "inverse"}
-    if direction is not None and direction != only.get(kind, direction):
-        other = "c2r" if kind == "r2c" else "r2c"
-        raise _error(
-            f'`kind="{kind}"` runs {only[kind]} only',
-            f'`direction="{only[kind]}"`',
-            f'`direction="{direction}"`',
-            f'Leave `direction` out, or use `kind="{other}"`.',
-        )
-    return direction or only.get(kind, "forward")
-
-
-def _axes(
-    operand: OperandType, axes: tuple[int, ...] | None, s: tuple[int, ...] | None
-) -> tuple[int, ...]:
-    rank = len(operand.shape)
-    if axes is None:
-        axes = tuple(range(-(rank if s is None else len(s)), 0))
-    axes = integers("axes", axes)
-    if not axes or not rank:
-        raise _error(
-            "no axes to transform",
-            "an operand with axes, and at least one of them",
-            f"axes={axes} of {operand}",
-            "Name an axis of the operand.",
-        )
-    if any(not -rank <= axis < rank for axis in axes):
-        raise _error(
-            "axis out of range",
-            f"axes between {-rank} and {rank - 1}",
-            f"axes={axes} of {operand}",
-            "Name axes that the operand has.",
-        )
-    canonical = tuple(axis - rank if axis >= 0 else axis for axis in axes)
-    if len(set(canonical)) < len(canonical):
-        raise _error("repeated axis", "distinct axes", f"axes={axes}", "Name each axis once.")
-    if s is not None and len(s) != len(axes):
-        raise _error(
-            "`s` and `axes` differ in number",
-            f"{len(axes)} lengths for axes={axes}",
-            f"s={s}",
-            "Give one length for each axis.",
-        )
-    return canonical
-
-
-def _real_length(stored: int, given: int | None, parity: Parity | None) -> int:
-    """Length of the real side: from `n` or `s`, else from the number of stored frequencies."""
-    if given is not None:
-        if parity is not None and given % 2 != (parity == "odd"):
-            raise _error(
-                "length and parity contradict each other",
-                f"an {parity} length",
-                f'{given} with `last_axis_parity="{parity}"`',
-                "Leave one of the two out.",
-            )
-        return given
-    length = 2 * stored - 1 if parity == "odd" else 2 * (stored - 1)
-    if length == 0:
-        raise _error(
-            "result length 0",
-            "at least 2 stored frequencies for an even length",
-            "1",
-            'Pass `n=1` or `last_axis_parity="odd"`.',
-        )
-    return length

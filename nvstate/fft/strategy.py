@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import numpy as np
 
 from nvstate import errors
-from nvstate.fft.spec import WHERE, FFTSpec
+from nvstate.fft.arguments import WHERE
+from nvstate.fft.spec import FFTSpec
 
 Strategy = Literal["auto", "contiguous", "strided", "loop", "transpose", "composed"]
 

@@ -101,7 +101,7 @@ def test_scopes_nest_and_belong_to_their_thread():
         assert "_compiled" in vars(plan)
     assert "_compiled" not in vars(plan)
     assert "_compiled" in vars(other)
-    assert plans._scopes.get() == ()
+    assert plans.scopes.get() == ()
 
 
 def test_the_end_of_a_scope_does_not_hide_an_exception():
