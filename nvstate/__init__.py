@@ -1,10 +1,12 @@
 """Stateful math libraries for JAX: planning paid once and reused, as values."""
 
-from nvstate import cache, errors, fft
+from nvstate import cache, errors, fft, store
+from nvstate._core.autotune import autotune
 from nvstate._core.plan import Plan
 from nvstate._core.verbs import (
     Bound,
     bind,
+    disabled_checks,
     execute,
     free,
     register,
@@ -19,8 +21,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Bound",
     "Plan",
+    "autotune",
     "bind",
     "cache",
+    "disabled_checks",
     "errors",
     "execute",
     "fft",
@@ -30,4 +34,5 @@ __all__ = [
     "reset",
     "reset_unchecked",
     "resources",
+    "store",
 ]

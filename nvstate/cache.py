@@ -1,80 +1,126 @@
-"""Native objects, for whom, how many bytes."""
+"""What is kept because it can be made again: native objects and plans; how many, how many bytes."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import operator
 
-from nvstate import _native
+from nvstate import _native, errors
+from nvstate._core import oneshot, scopes, sizes
 
 __all__ = ["CacheInfo", "clear", "info", "limit"]
 
 
 @dataclasses.dataclass(frozen=True)
 class CacheInfo:
-    """Counts of the process-wide cache of native plans.
+    """Counts of what this process keeps.
 
-    Until one has been needed, all are zero but for `limit`.
+    Native plans are a library's own objects, such as cuFFT's plans; on a CPU there are none, and
+    until one has been needed all their counts are zero.
 
     Attributes:
-        plans: native plans alive now.
+        hits: one-shot calls that found their plan.
+        misses: one-shot calls that had to plan.
+        oneshots: plans kept for one-shot calls.
+        native: native plans alive now.
         held: those of them that an executable holds.
         recent: those of them that are kept because they were used recently.
         limit: the most that are kept for that reason.
         bytes: device memory that the native plans took when they were made.
+        recent_bytes: the part of it that those used recently took.
+        bytes_limit: the most of it that is kept for that reason; `math.inf` if there is no limit.
         made: native plans made so far.
-        hits: times that one was found instead.
+        found: times that one was found instead.
         destroyed: native plans destroyed so far.
-        own_workspaces: plans whose workspace XLA's was too small for, so that they have their own.
+        own_workspaces: native plans whose workspace XLA's was too small for, so that they have
+            their own.
     """
 
-    plans: int
+    hits: int
+    misses: int
+    oneshots: int
+    native: int
     held: int
     recent: int
     limit: int
     bytes: int
+    recent_bytes: int
+    bytes_limit: float
     made: int
-    hits: int
+    found: int
     destroyed: int
     own_workspaces: int
 
 
 def info() -> CacheInfo:
-    """Count the native plans of this process.
+    """Count the plans of one-shot calls and the native plans of this process.
 
     Returns:
         The counts of now.
 
     Example:
-        >>> nvs.cache.info().plans
+        >>> nvs.cache.info().native
         0
     """
-    return CacheInfo(**_native.cache_info())
+    counts = _native.cache_info()
+    unlimited = counts["bytes_limit"] == _native.UNLIMITED
+    return CacheInfo(
+        **oneshot.info(),
+        native=counts.pop("plans"),
+        found=counts.pop("hits"),
+        bytes_limit=math.inf if unlimited else counts["bytes_limit"],
+        **{name: n for name, n in counts.items() if name != "bytes_limit"},
+    )
 
 
-def limit(plans: int, /) -> None:
-    """Set how many recently used native plans are kept when no executable holds them.
+def limit(*, plans: int | None = None, bytes: int | float | str | None = None) -> None:
+    """Limit the native plans that are kept when no executable holds them.
+
+    Those used longest ago go first. One that is in use stays until its executable goes.
 
     Args:
-        plans: at least 0; the default is 64.
+        plans: how many, at least 0; None leaves the limit as it is, which is 64 at first.
+        bytes: how much device memory, in bytes or as "2 GiB"; `math.inf`, as at first, for no
+            limit; None leaves it as it is.
 
     Raises:
-        SpecError: a negative number.
+        SpecError: a negative number, or no size.
 
     Example:
-        >>> nvs.cache.limit(8)
+        >>> nvs.cache.limit(plans=8, bytes="2 GiB")
         >>> nvs.cache.info().limit
         8
-        >>> nvs.cache.limit(64)
+        >>> nvs.cache.limit(plans=64, bytes=math.inf)
     """
-    _native.cache_limit(plans)
+    limits: dict[str, int] = {}
+    if plans is not None:
+        limits["plans"] = operator.index(plans)
+        if limits["plans"] < 0:
+            raise errors.SpecError(
+                errors.message(
+                    "nvstate.cache",
+                    "a negative number of plans",
+                    expected="0 or more",
+                    got=str(plans),
+                    do="Pass `plans=0` to keep no native plan that nothing else holds.",
+                )
+            )
+    if bytes is not None:
+        size = sizes.parse("nvstate.cache", bytes)
+        limits["bytes"] = _native.UNLIMITED if size is None else min(size, _native.UNLIMITED)
+    if limits:
+        _native.cache_limits(**limits)
 
 
 def clear() -> None:
-    """Drop every native plan that no executable holds.
+    """Drop the plans of one-shot calls, and every native plan that no executable holds.
 
     Example:
         >>> nvs.cache.clear()
         >>> nvs.cache.info().recent
         0
     """
+    oneshot.clear()
+    scopes.eager.cache_clear()
     _native.cache_clear()

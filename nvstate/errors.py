@@ -1,6 +1,13 @@
 """The exceptions of nvstate, and the one template of their messages."""
 
-__all__ = ["LibraryError", "NvstateError", "OperandError", "SpecError", "UnsupportedError"]
+__all__ = [
+    "LibraryError",
+    "NvstateError",
+    "OperandError",
+    "SpecError",
+    "StoreError",
+    "UnsupportedError",
+]
 
 
 class NvstateError(Exception):
@@ -17,6 +24,10 @@ class OperandError(NvstateError, TypeError, ValueError):
 
 class UnsupportedError(NvstateError, NotImplementedError):
     """A fair problem, but not on this library, version or device. Raised by `plan()`."""
+
+
+class StoreError(NvstateError, ValueError):
+    """A text or a file does not hold the plans that it should, or those of a newer version."""
 
 
 class LibraryError(NvstateError, ImportError):

@@ -65,9 +65,10 @@ def package_of(x: object) -> Package | None:
     return "jax" if isinstance(x, jax.Array) and not is_traced(x) else None
 
 
-def foreign(x: object) -> str:
+def foreign(x: object, package: Package = "jax") -> str:
     """Name a thing that is no operand; for DLPack's arrays, also what converts without a copy."""
     name = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
     if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | jax.Array):
-        return f"{name}; convert it without a copy by `jax.dlpack.from_dlpack(x)`"
+        convert = {"numpy": "numpy.from_dlpack(x)", "jax": "jax.dlpack.from_dlpack(x)"}[package]
+        return f"{name}; convert it without a copy by `{convert}`"
     return name

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jax._src import dispatch
+import jax
+from jax._src import core, dispatch
 from jax._src.array import ArrayImpl
 from jax._src.custom_partitioning_sharding_rule import (
     sdy_sharding_rule_to_mlir,
@@ -17,8 +18,10 @@ __all__ = [
     "ArrayImpl",
     "device_count",
     "devices",
+    "guards_transfers",
     "is_exporting",
     "is_partly_manual",
+    "is_tracing",
     "sharding_rule",
     "tensor_type",
     "wants_devices",
@@ -46,6 +49,18 @@ def wants_devices(primitive: Any) -> None:
 def is_exporting(ctx: Any) -> bool:
     """Whether a lowering is for `jax.export`, so must not name anything of this process."""
     return ctx.module_context.lowering_parameters.for_export
+
+
+def guards_transfers() -> bool:
+    """Whether this thread's transfers between host and devices are logged or forbidden."""
+    config: Any = jax.config
+    guards = (config.jax_transfer_guard_host_to_device, config.jax_transfer_guard_device_to_host)
+    return any(guard not in (None, "allow") for guard in guards)
+
+
+def is_tracing() -> bool:
+    """Whether a JAX transformation is under way in this thread."""
+    return not core.trace_ctx.is_top_level()
 
 
 def device_count(ctx: Any) -> int:

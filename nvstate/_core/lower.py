@@ -13,8 +13,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import mlir
 
 from nvstate import _native, errors
-from nvstate._core import compat
-from nvstate._core.aval import Device
+from nvstate._core import compat, log, placement, scopes
 
 ALIGNMENT = 256  # of the workspace inside its buffer, by the handler
 
@@ -69,15 +68,8 @@ def local_device(ctx: Any) -> int | None:
     devices = compat.devices(ctx) or ()
     if len(devices) != 1 or compat.is_exporting(ctx):
         return None
-    return next((d.local_hardware_id for d in visible_devices() if d is devices[0]), None)
-
-
-def visible_devices() -> list[Device]:
-    """The CUDA devices of this process."""
-    try:
-        return jax.local_devices(backend="cuda")
-    except RuntimeError:  # JAX's word for a platform that is not there
-        return []
+    here = placement.local_devices("cuda")
+    return next((d.local_hardware_id for d in here if d is devices[0]), None)
 
 
 def factors(rank: int, whole: tuple[int, ...]) -> tuple[str, str, tuple[str, ...]]:
@@ -116,7 +108,14 @@ def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
             )
         )
     rank, dims = len(operand.shape), tuple(range(len(operand.shape)))
+    start, before = log.now(), _native.cache_info()
     nbytes = call.workspace(call, operand, result, local_device(ctx))
+    after = _native.cache_info()
+    if after["made"] > before["made"]:
+        taken = after["bytes"] - before["bytes"]
+        log.info("native plan", f"{call.target}, {operand} -> {result}", start, taken)
+        scopes.trim()
+    log.debug("call", call.target, operand, result, f"workspace {nbytes}", *call.attributes)
     # The hidden results have the batch axes too: the partitioner splits what has them all.
     shape = (*[1] * call.batch, nbytes + ALIGNMENT)
     # None at all if none is needed: XLA allocates temporaries in each execution.

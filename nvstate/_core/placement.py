@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 
+from nvstate import errors
 from nvstate._core import aval
 from nvstate._core.aval import Device
+
+Execution = Literal["cpu", "cuda"]  # or a jax.Device
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Placement:
-    """Package, devices and memory kind of the arrays that a plan takes and returns."""
+    """Package, devices and memory kind of the arrays that a plan takes and returns.
+
+    NumPy's arrays are in the host's memory; `devices` is then where they are computed with.
+    """
 
     package: aval.Package
     devices: tuple[str, ...]
     memory_kind: str | None = None  # None: the devices' default memory
 
     def __str__(self) -> str:
-        """For example `cuda:0`, `cuda:0 (pinned_host)`, `numpy on cpu:0`."""
+        """For example `cuda:0`, `cuda:0 (pinned_host)`, `cpu:0 (numpy)`."""
         where = ",".join(self.devices)
         kind = f" ({self.memory_kind})" if self.memory_kind else ""
         return f"{where}{kind}" + (" (numpy)" if self.package == "numpy" else "")
@@ -48,6 +55,112 @@ def on(sharding: jax.sharding.Sharding | None) -> Placement:
     return Placement("jax", tuple(map(name, devices)), kind)
 
 
+def shared(
+    where: str,
+    places: Mapping[str, Placement | None],
+    execution: Execution | Device | None = None,
+) -> Placement | None:
+    """The one placement of a plan made from operands that live in these places.
+
+    Args:
+        where: the public module, for errors.
+        places: by name of the operand; None for tracers and abstract types.
+        execution: where NumPy's arrays are computed with; None: on the CPU.
+
+    Returns:
+        The placement; None if no operand is concrete.
+
+    Raises:
+        OperandError: operands of several packages, devices or memory spaces.
+        SpecError: `execution` of other operands than NumPy's, or not one of its choices.
+        UnsupportedError: no such device in this process.
+    """
+    found = {name: place for name, place in places.items() if place is not None}
+    if len(set(found.values())) > 1:
+        raise errors.OperandError(
+            errors.message(
+                where,
+                "operands that live in different places",
+                expected="one package, one device, one memory",
+                got=", ".join(f"`{name}` on {place}" for name, place in found.items()),
+                do="Move them together with `jax.device_put` first.",
+            )
+        )
+    place = next(iter(found.values()), None)
+    if execution is None:
+        return place
+    if place is None or place.package != "numpy" or len(found) < len(places):
+        kinds = ", ".join(
+            f"`{name}` {'on ' + str(p) if p else 'of no place'}" for name, p in places.items()
+        )
+        raise errors.SpecError(
+            errors.message(
+                where,
+                "`execution` is about NumPy operands",
+                expected="every operand a numpy.ndarray",
+                got=kinds,
+                do="Leave `execution` out: a plan runs where its operand is. "
+                "Move the operand with `jax.device_put(x, device)`.",
+            )
+        )
+    return Placement("numpy", (name(_chosen(where, execution)),))
+
+
+def _chosen(where: str, execution: Any) -> Device:
+    if isinstance(execution, jax.Device):
+        if execution in local_devices(execution.platform):
+            return execution
+        raise _absent(where, name(execution))
+    if execution not in ("cpu", "cuda"):
+        raise errors.SpecError(
+            errors.message(
+                where,
+                "unknown `execution`",
+                expected='"cpu", "cuda" or a jax.Device',
+                got=repr(execution),
+                do="Pass one of them.",
+            )
+        )
+    if found := local_devices(execution):
+        return found[0]
+    raise _absent(where, execution)
+
+
+def device(where: str, place: Placement) -> Device:
+    """The device of this process where NumPy's arrays of this placement are computed with.
+
+    Raises:
+        UnsupportedError: it is not here, or no longer.
+    """
+    wanted = place.devices[0]
+    for found in local_devices(place.platform):
+        if name(found) == wanted:
+            return found
+    raise _absent(where, wanted)
+
+
+def local_devices(platform: str) -> list[Device]:
+    """The devices of this process and platform; none if JAX has no such platform."""
+    try:
+        return jax.local_devices(backend=platform)
+    except RuntimeError:  # JAX's word for a platform that is not there
+        return []
+
+
+def _absent(where: str, wanted: str) -> errors.UnsupportedError:
+    here = [name(d) for platform in ("cpu", "cuda") for d in local_devices(platform)]
+    return errors.UnsupportedError(
+        errors.message(
+            where,
+            f"no device {wanted} in this process",
+            expected=wanted,
+            got=", ".join(here),
+            do="Plan again for a device that is here. `python -m nvstate` says what is, and what "
+            "CUDA would need.",
+        )
+    )
+
+
 def name(device: Device) -> str:
     """A device as users write it: `cuda:0`, `cpu:0`."""
     platform = "cuda" if device.platform == "gpu" else device.platform
@@ -68,6 +181,8 @@ def way_to(where: Placement) -> str:
     return f'with `jax.device_put(x, jax.devices("{platform}")[{ordinal}])`'
 
 
-def is_same(expected: Placement, got: Placement) -> bool:
-    """Whether devices and memory agree; packages are compared before."""
-    return expected.devices == got.devices and expected.memory_kind == got.memory_kind
+def fits(planned: Placement, got: Placement) -> bool:
+    """Whether devices and memory agree; packages are compared before. NumPy's have one memory."""
+    if planned.package == "numpy":
+        return True
+    return planned.devices == got.devices and planned.memory_kind == got.memory_kind

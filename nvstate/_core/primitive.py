@@ -12,14 +12,14 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from nvstate import errors
-from nvstate._core import compat, lower
+from nvstate._core import compat, lower, scopes
 from nvstate._core.spec import Spec
 
 
 class Operation(Protocol):
-    """What `define` returns: the operation on arrays or tracers, under every transformation."""
+    """An operation on arrays or tracers, under every transformation: what `define` returns."""
 
-    def __call__(self, spec: Any, x: Any, choices: Any = None) -> jax.Array: ...
+    def __call__(self, spec: Any, /, *operands: Any, choices: Any = None) -> Any: ...
 
 
 def define(
@@ -75,7 +75,7 @@ def define(
 
     def impl(x: Any, *, spec: Spec, choices: Any) -> Any:
         with jax.disable_jit(False):  # there is no other way to run a primitive
-            return _eager(operation, spec, choices)(x)
+            return scopes.eager(operation, spec, choices)(x)
 
     primitive.def_impl(impl)
     primitive.def_abstract_eval(abstract_eval)
@@ -112,17 +112,6 @@ def define(
         )
         mlir.register_lowering(primitive, library, platform="cuda")
     return operation
-
-
-@functools.lru_cache(maxsize=64)
-def _eager(operation: Operation, spec: Spec, choices: Any) -> Any:
-    """What runs a primitive outside of any `jit`, where JAX evaluates derivatives and `vmap`."""
-    return jax.jit(functools.partial(operation, spec, choices=choices))
-
-
-def forget() -> None:
-    """Drop what was compiled for derivatives and `vmap` outside of any `jit`."""
-    _eager.cache_clear()
 
 
 def _refuse_split(name: str, x: Any, axes: tuple[int, ...]) -> None:

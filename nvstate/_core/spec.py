@@ -19,6 +19,11 @@ class Spec:
     of these. It holds no batch sizes and no device.
     """
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the operands, in the order of a call."""
+        return ("x",)
+
     @functools.cached_property
     def digest(self) -> int:
         """63 bits that are the same in every process: a name for caches and native code."""
@@ -36,8 +41,8 @@ class Spec:
         """The fields by name, as plain values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
-    def accepts(self, planned: OperandType, got: OperandType) -> bool:
-        """Whether an operand of type `got` may stand where the plan was made for `planned`."""
+    def accepts(self, planned: tuple[OperandType, ...], got: tuple[OperandType, ...]) -> bool:
+        """Whether operands of the types `got` may stand where a plan was made for `planned`."""
         return planned == got
 
 

@@ -4,36 +4,45 @@ from __future__ import annotations
 
 import contextlib
 import json
-import weakref
+import math
 from collections.abc import Generator
 from typing import Any
 
 import jax
 
 from nvstate import _native, errors
-from nvstate._core import aval, primitive
-from nvstate._core.plan import Plan, plan_types, scopes
+from nvstate._core import aval, log, scopes, sizes
+from nvstate._core.operands import named, replaced
+from nvstate._core.plan import Plan, plan_types
 
 
 class Bound:
-    """A plan and its operand. A pytree whose leaf is the operand. Made by `bind` and `reset`."""
+    """A plan and its operands. A pytree whose leaves are the operands. From `bind` and `reset`."""
 
-    __slots__ = ("plan", "value")
+    __slots__ = ("plan", "values")
 
-    def __init__(self, plan: Plan, value: Any) -> None:
+    def __init__(self, plan: Plan, values: tuple[Any, ...]) -> None:
         self.plan = plan
-        self.value = value
+        self.values = values
+
+    @property
+    def operands(self) -> dict[str, Any]:
+        """The operands by name."""
+        return dict(zip(self.plan.spec.names, self.values, strict=True))
 
     def __repr__(self) -> str:
-        value = aval.type_of(self.value) if aval.is_array(self.value) else repr(self.value)
-        return f"Bound({self.plan!r}, {self.plan.name}={value})"
+        said = (
+            f"{name}={aval.type_of(x) if aval.is_array(x) else repr(x)}"
+            for name, x in self.operands.items()
+        )
+        return f"Bound({', '.join([repr(self.plan), *said])})"
 
 
 # Any leaf will do: JAX builds trees of types, of batch axes, of None.
 jax.tree_util.register_pytree_node(
     Bound,
-    lambda bound: ((bound.value,), (bound.plan.digest, bound.plan)),
-    lambda aux, leaves: Bound(aux[1], leaves[0]),
+    lambda bound: (bound.values, (bound.plan.digest, bound.plan)),
+    lambda aux, leaves: Bound(aux[1], tuple(leaves)),
 )
 
 
@@ -51,7 +60,7 @@ jax.export.register_pytree_node_serialization(
 )
 
 
-def _want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:
+def want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:
     if isinstance(thing, kind):
         return
     needed, do = {
@@ -89,10 +98,11 @@ def bind(plan: Plan, /, **operands: Any) -> Bound:
         >>> nvs.execute(bound).shape
         (2, 8)
     """
-    _want(plan, Plan, "bind")
-    x = plan.operand_of((), operands)
-    plan.check(x)
-    return Bound(plan, x)
+    want(plan, Plan, "bind")
+    values = named(plan, (), operands)
+    plan.check(values)
+    log.debug("bound", plan)
+    return Bound(plan, values)
 
 
 def reset(bound: Bound, /, **operands: Any) -> Bound:
@@ -114,8 +124,14 @@ def reset(bound: Bound, /, **operands: Any) -> Bound:
         >>> nvs.execute(nvs.reset(bound, x=2 * x))[0, 0]
         Array(16.+0.j, dtype=complex64)
     """
-    _want(bound, Bound, "reset")
-    return bind(bound.plan, **operands) if operands else bound
+    want(bound, Bound, "reset")
+    plan = bound.plan
+    values, places = replaced(plan, bound.values, operands)
+    if not places:
+        return bound
+    plan.check(values, places)
+    log.debug("reset", plan)
+    return Bound(plan, values)
 
 
 def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
@@ -140,7 +156,7 @@ def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
         True
     """
     plan = bound.plan
-    return Bound(plan, plan.operand_of((), operands)) if operands else bound
+    return Bound(plan, replaced(plan, bound.values, operands)[0])
 
 
 def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
@@ -166,7 +182,7 @@ def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
     """
     if isinstance(target, Plan):
         return target(*args, **operands)
-    _want(target, Bound, "execute")
+    want(target, Bound, "execute")
     if args or operands:
         plan = target.plan
         raise errors.OperandError(
@@ -178,7 +194,7 @@ def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
                 do="Bind them first: `execute(reset(bound, x=x))`.",
             )
         )
-    return target.plan(target.value)
+    return target.plan(*target.values)
 
 
 def release(bound: Bound, /) -> Plan:
@@ -196,7 +212,7 @@ def release(bound: Bound, /) -> Plan:
         >>> nvs.release(nvs.bind(plan, x=x)) is plan
         True
     """
-    _want(bound, Bound, "release")
+    want(bound, Bound, "release")
     return bound.plan
 
 
@@ -217,37 +233,55 @@ def free(plan: Plan, /) -> None:
         >>> bool((plan(x) == y).all())
         True
     """
-    _want(plan, Plan, "free")
-    compiled = plan.__dict__.pop("_compiled", None)
-    if compiled is not None:
-        compiled.clear_cache()
-    primitive.forget()
-    _native.cache_drop(plan.spec.family)
+    want(plan, Plan, "free")
+    scopes.free(plan)
 
 
 @contextlib.contextmanager
-def resources() -> Generator[None]:
+def resources(*, limit: int | float | str = math.inf) -> Generator[None]:
     """Bound the life of native objects: what is first built inside is dropped at the end.
 
     Scopes nest, and each thread has its own; the end is reached by exceptions too. Plans made
     inside stay usable.
 
+    Args:
+        limit: the most device memory that native objects built inside may keep: bytes, or a text
+            such as "2 GiB". Beyond it those used longest ago are dropped whenever another is
+            made, and built again when they are needed. The latest stays, whatever it takes; so do
+            those that a jitted function of yours holds.
+
+    Raises:
+        SpecError: `limit` is no size.
+
     Example:
         >>> x = jnp.ones((2, 8), "complex64")
-        >>> with nvs.resources():
+        >>> with nvs.resources(limit="2 GiB"):
         ...     y = nvs.fft.plan(x, axes=(1,))(x)
     """
-    scope: weakref.WeakSet[Plan] = weakref.WeakSet()
-    since = _native.cache_generation()
-    token = scopes.set((*scopes.get(), scope))
+    scope = scopes.Scope(sizes.parse("nvstate.resources", limit))
+    token = scopes.current.set((*scopes.current.get(), scope))
     try:
         yield
     finally:
-        scopes.reset(token)
-        for plan in list(scope):
-            free(plan)
-        primitive.forget()
-        _native.cache_drop_since(since)
+        scopes.current.reset(token)
+        scope.end()
+
+
+def disabled_checks() -> list[Any]:
+    """Say to `jax.export` that programs may call nvstate's targets.
+
+    Returns:
+        One `DisabledSafetyCheck` for each target of each operation.
+
+    Example:
+        >>> x = jnp.ones((2, 8), "complex64")
+        >>> function = jax.jit(nvs.fft.plan(x, axes=(1,)))
+        >>> exported = jax.export.export(function, disabled_checks=nvs.disabled_checks())(x)
+        >>> exported.call(x).shape
+        (2, 8)
+    """
+    targets = sorted({target for plan in plan_types.values() for target in plan.targets})
+    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
 
 
 def register() -> None:

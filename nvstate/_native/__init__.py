@@ -6,7 +6,8 @@ from nvstate._native.cache import (
     cache_drop_since,
     cache_generation,
     cache_info,
-    cache_limit,
+    cache_limits,
+    cache_rows,
 )
 from nvstate._native.cufft import (
     Layout,
@@ -16,11 +17,12 @@ from nvstate._native.cufft import (
     cufft_plan,
     cufft_version,
 )
-from nvstate._native.library import load
+from nvstate._native.library import UNLIMITED, load
 from nvstate._native.locate import open_library
 from nvstate._native.targets import register
 
 __all__ = [
+    "UNLIMITED",
     "Layout",
     "Side",
     "cache_clear",
@@ -28,7 +30,8 @@ __all__ = [
     "cache_drop_since",
     "cache_generation",
     "cache_info",
-    "cache_limit",
+    "cache_limits",
+    "cache_rows",
     "cufft_estimate",
     "cufft_layout",
     "cufft_plan",

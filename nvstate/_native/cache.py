@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import operator
 
-from nvstate import errors
 from nvstate._native import library
 
 COUNTS = (  # in the order of nvstate_cache_info
@@ -18,37 +16,46 @@ COUNTS = (  # in the order of nvstate_cache_info
     "destroyed",
     "own_workspaces",
     "limit",
+    "bytes_limit",
+    "recent_bytes",
 )
 
 
 def cache_info() -> dict[str, int]:
-    """Counts by name; zeros, but for the limit, before the library is loaded."""
+    """Counts by name; zeros, but for the limits, before the library is loaded."""
     native = library.loaded()
     if native is None:
-        return {name: library.limit if name == "limit" else 0 for name in COUNTS}
+        limits = {"limit": library.limits["plans"], "bytes_limit": library.limits["bytes"]}
+        return dict.fromkeys(COUNTS, 0) | limits
     out = (ctypes.c_int64 * len(COUNTS))()
     library.check(native.nvstate_cache_info(out, len(COUNTS)))
     return dict(zip(COUNTS, out, strict=True))
 
 
-def cache_limit(plans: int) -> None:
-    """Keep at most this many recently used plans that no executable holds.
+def cache_rows(generation: int) -> list[tuple[tuple[int, ...], int]]:
+    """(owners, bytes) of each plan made after this, the one that is unused longest first."""
+    native = library.loaded()
+    if native is None:
+        return []
+    n = ctypes.c_int64(0)
+    out = (ctypes.c_int64 * 0)()
+    while True:  # plans may be made meanwhile
+        room = n.value
+        library.check(native.nvstate_cache_rows(generation, out, ctypes.byref(n)))
+        if n.value <= room:
+            break
+        out = (ctypes.c_int64 * n.value)()
+    rows: list[tuple[tuple[int, ...], int]] = []
+    numbers = iter(list(out)[: n.value])
+    for nbytes in numbers:
+        count = next(numbers)
+        rows.append((tuple(next(numbers) for _ in range(count)), nbytes))
+    return rows
 
-    Raises:
-        SpecError: a negative number.
-    """
-    plans = operator.index(plans)
-    if plans < 0:
-        raise errors.SpecError(
-            errors.message(
-                "nvstate.cache",
-                "a negative number of plans",
-                expected="0 or more",
-                got=str(plans),
-                do="Pass `0` to keep no plan that nothing else holds.",
-            )
-        )
-    library.set_limit(plans)
+
+def cache_limits(**limits: int) -> None:
+    """Keep at most so many `plans` and `bytes` of those that no executable holds."""
+    library.set_limits(limits)
 
 
 def cache_drop(owner: int) -> None:

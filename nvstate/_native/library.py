@@ -18,7 +18,8 @@ INVALID_ARGUMENT, NOT_FOUND, RESOURCE_EXHAUSTED, FAILED_PRECONDITION = 3, 5, 8, 
 
 _lock = threading.RLock()
 _loaded: ctypes.CDLL | None = None
-limit = 64  # of recently used plans: what a library loaded later is told
+UNLIMITED = 2**63 - 1
+limits = {"plans": 64, "bytes": UNLIMITED}  # of recently used ones: what a later load is told
 
 
 def loaded() -> ctypes.CDLL | None:
@@ -41,18 +42,17 @@ def load() -> ctypes.CDLL:
             library = ctypes.CDLL(str(find()))
             _declare(library)
             check_api(int(library.nvstate_ffi_api_minor()))
-            library.nvstate_cache_limit(limit)
+            library.nvstate_cache_limit(limits["plans"], limits["bytes"])
             _loaded = library
         return _loaded
 
 
-def set_limit(plans: int) -> None:
+def set_limits(changed: dict[str, int]) -> None:
     """Limit the recently used plans, now or when the library is loaded."""
-    global limit
     with _lock:
-        limit = plans
+        limits.update(changed)
         if _loaded is not None:
-            check(_loaded.nvstate_cache_limit(plans))
+            check(_loaded.nvstate_cache_limit(limits["plans"], limits["bytes"]))
 
 
 def find() -> pathlib.Path:
@@ -130,7 +130,8 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_cufft_v1_type_id": (address, []),
         "nvstate_cufft_v1_type_info": (address, []),
         "nvstate_cache_info": (integer, [array, integer]),
-        "nvstate_cache_limit": (integer, [int64]),
+        "nvstate_cache_limit": (integer, [int64, int64]),
+        "nvstate_cache_rows": (integer, [int64, array, out]),
         "nvstate_cache_drop": (integer, [int64]),
         "nvstate_cache_clear": (integer, []),
         "nvstate_cache_generation": (int64, []),

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any, TypedDict, Unpack
 
 import jax
 import numpy as np
 
 from nvstate import errors
-from nvstate._core import aval, dtypes, placement
-from nvstate._core.aval import OperandType
+from nvstate._core import aval, dtypes, oneshot
+from nvstate._core.aval import Device, OperandType
+from nvstate._core.placement import Execution
 from nvstate.fft.arguments import WHERE, Direction, Hermitian, Kind, Norm, Parity, integers
-from nvstate.fft.plan import FFTPlan, plan
+from nvstate.fft.plan import FFTPlan, plan, planned
 from nvstate.fft.strategy import Strategy
 
 
@@ -21,6 +21,7 @@ class Options(TypedDict, total=False):
 
     inplace: bool
     strategy: Strategy
+    execution: Execution | Device | None
 
 
 class RealOptions(TypedDict, total=False):
@@ -29,6 +30,7 @@ class RealOptions(TypedDict, total=False):
     last_axis_parity: Parity | None
     hermitian: Hermitian
     strategy: Strategy
+    execution: Execution | Device | None
 
 
 def fft(
@@ -45,7 +47,7 @@ def fft(
         n: length along `axis`: crop, or pad with zeros, first; None: m.
         axis: which one.
         norm: "backward" or None: unscaled; "ortho": 1/√n; "forward": 1/n; "none": unscaled.
-        **options: `inplace`, `strategy`: as in `plan`.
+        **options: `inplace`, `strategy`, `execution`: as in `plan`.
 
     Returns:
         complex [..., n, ...], of the operand's package.
@@ -76,7 +78,7 @@ def ifft(
         n: length along `axis`: crop, or pad with zeros, first; None: m.
         axis: which one.
         norm: "backward" or None: 1/n; "ortho": 1/√n; "forward" and "none": unscaled.
-        **options: `inplace`, `strategy`: as in `plan`.
+        **options: `inplace`, `strategy`, `execution`: as in `plan`.
 
     Returns:
         complex [..., n, ...], of the operand's package.
@@ -107,7 +109,7 @@ def rfft(
         n: length along `axis`: crop, or pad with zeros, first; None: m.
         axis: which one.
         norm: "backward" or None: unscaled; "ortho": 1/√n; "forward": 1/n; "none": unscaled.
-        **options: `strategy`: as in `plan`.
+        **options: `strategy`, `execution`: as in `plan`.
 
     Returns:
         complex [..., n//2 + 1, ...], of the operand's package.
@@ -139,7 +141,8 @@ def irfft(
             "odd".
         axis: which one.
         norm: "backward" or None: 1/n; "ortho": 1/√n; "forward" and "none": unscaled.
-        **options: `last_axis_parity`, `hermitian`, `strategy`: as in `plan`.
+        **options: `last_axis_parity`, `hermitian`, `strategy`, `execution`: as in
+            `plan`.
 
     Returns:
         float [..., n, ...], of the operand's package.
@@ -170,7 +173,7 @@ def fftn(
         s: lengths along `axes`: crop, or pad with zeros, first.
         axes: which ones; None: all, or the last `len(s)`.
         norm: "backward" or None: unscaled; "ortho": 1/√N; "forward": 1/N; "none": unscaled.
-        **options: `inplace`, `strategy`: as in `plan`.
+        **options: `inplace`, `strategy`, `execution`: as in `plan`.
 
     Returns:
         complex [...], `s` along `axes`, of the operand's package.
@@ -201,7 +204,7 @@ def ifftn(
         s: lengths along `axes`: crop, or pad with zeros, first.
         axes: which ones; None: all, or the last `len(s)`.
         norm: "backward" or None: 1/N; "ortho": 1/√N; "forward" and "none": unscaled.
-        **options: `inplace`, `strategy`: as in `plan`.
+        **options: `inplace`, `strategy`, `execution`: as in `plan`.
 
     Returns:
         complex [...], `s` along `axes`, of the operand's package.
@@ -232,7 +235,7 @@ def rfftn(
         s: lengths along `axes`: crop, or pad with zeros, first.
         axes: which ones, the last of them halved; None: all, or the last `len(s)`.
         norm: "backward" or None: unscaled; "ortho": 1/√N; "forward": 1/N; "none": unscaled.
-        **options: `strategy`: as in `plan`.
+        **options: `strategy`, `execution`: as in `plan`.
 
     Returns:
         complex [...], `s` along `axes`, the last one s//2 + 1; of the operand's package.
@@ -264,7 +267,8 @@ def irfftn(
             if `last_axis_parity` is "odd".
         axes: which ones; None: all, or the last `len(s)`.
         norm: "backward" or None: 1/N; "ortho": 1/√N; "forward" and "none": unscaled.
-        **options: `last_axis_parity`, `hermitian`, `strategy`: as in `plan`.
+        **options: `last_axis_parity`, `hermitian`, `strategy`, `execution`: as in
+            `plan`.
 
     Returns:
         float [...], `s` along `axes`, of the operand's package.
@@ -438,11 +442,10 @@ def _many_axes(
 def _execute(name: str, x: Any, *problem: Any) -> Any:
     if not isinstance(x, np.ndarray | jax.Array):
         raise _error(name, "an array", aval.foreign(x), "Pass a numpy.ndarray or a jax.Array.")
-    # What a plan is made from, as the array has it: to derive it costs more than a small FFT.
     *arguments, options = problem
     if unknown := options.keys() - (Options.__annotations__ | RealOptions.__annotations__).keys():
         raise TypeError(f"{name}() got an unexpected keyword argument {min(unknown)!r}")
-    where = _TRACED if aval.is_traced(x) else x.sharding if isinstance(x, jax.Array) else None
+    where = oneshot.whereabouts(x)
     try:
         made = _plan(name, x.shape, x.dtype, where, *arguments, *options.items())
     except TypeError:  # an argument that cannot be a key, which `plan` refuses in its own words
@@ -451,15 +454,14 @@ def _execute(name: str, x: Any, *problem: Any) -> Any:
 
 
 _ARGUMENTS = ("kind", "direction", "n", "s", "axes", "norm")
-_TRACED = "traced"  # in the place of a sharding
 
 
-@functools.lru_cache(maxsize=64)
+@oneshot.remembered
 def _plan(
     name: str,
     shape: tuple[int, ...],
     dtype: Any,
-    sharding: Any,
+    whereabouts: Any,
     kind: Kind,
     direction: Direction,
     n: int | None,
@@ -468,7 +470,6 @@ def _plan(
     norm: Norm | None,
     *options: tuple[str, Any],
 ) -> FFTPlan:
-    """Plans of the latest one-shot calls, so that a loop of them plans once."""
     operand = OperandType(shape, str(dtype))
     real = kind == "r2c"
     narrowed = not dtypes.is_enabled(operand.dtype)  # which `plan` refuses, with a better cast
@@ -483,18 +484,8 @@ def _plan(
             f"{operand}; nothing is promoted",
             f"{other}{cast}.",
         )
-    made = plan(
-        jax.ShapeDtypeStruct(shape, dtype),
-        kind=kind,
-        direction=direction,
-        n=n,
-        s=s,
-        axes=axes,
-        norm=norm,
-        **dict(options),
-    )
-    where = None if sharding is _TRACED else placement.on(sharding)
-    return FFTPlan.of(made.spec, operand, where, made.choices)
+    problem = {"kind": kind, "direction": direction, "n": n, "s": s, "axes": axes, "norm": norm}
+    return planned(operand, oneshot.placed(whereabouts), **problem, **dict(options))
 
 
 def _error(name: str, expected: str, got: str, do: str) -> errors.SpecError:

@@ -7,13 +7,14 @@ from typing import Any, ClassVar, Literal, Unpack
 
 import jax
 
-from nvstate import errors
-from nvstate._core import aval, dtypes, lower, placement
+from nvstate import _native, errors
+from nvstate._core import aval, dtypes, log, placement
 from nvstate._core.aval import Device, OperandType
+from nvstate._core.placement import Execution, Placement
 from nvstate._core.plan import Plan
-from nvstate.fft import primitive, report, strategy as strategies, workspace
+from nvstate.fft import estimate, primitive, report, strategy as strategies, workspace
 from nvstate.fft.arguments import WHERE, Hermitian
-from nvstate.fft.spec import FFTSpec, Problem, spec as make_spec
+from nvstate.fft.spec import FFTSpec, Problem, spec as make_spec, specified
 from nvstate.fft.strategy import Strategy
 
 
@@ -26,10 +27,29 @@ class FFTPlan(Plan):
     targets: ClassVar[tuple[str, ...]] = (primitive.TARGET,)
     spec: FFTSpec
 
+    default_choices: ClassVar[Strategy] = "auto"
+
     @property
-    def inplace(self) -> bool:
-        """Whether the result takes the operand's memory."""
-        return self.spec.inplace
+    def operand(self) -> OperandType:
+        """Type of the operand."""
+        return self.types[0]
+
+    @property
+    def consumed(self) -> tuple[str, ...]:
+        """Names of the operands that an eager call consumes: `x`, in place."""
+        return ("x",) if self.spec.inplace else ()
+
+    @classmethod
+    def validate(cls, spec: FFTSpec, types: tuple[OperandType, ...], choices: Any) -> None:
+        """Raise unless these, read from a file, make a plan."""
+        anything = OperandType((), spec.operand_dtype, open=True)
+        (operand,) = types
+        if not spec.accepts((anything,), types):
+            raise ValueError(f"{operand} is no operand of {spec}")
+        if choices not in strategies.names():
+            raise ValueError(f"unknown strategy {choices!r}")
+        if choices != cls.default_choices:
+            strategies.choose(spec, operand.shape, choices)
 
     @property
     def result(self) -> OperandType:
@@ -61,7 +81,7 @@ class FFTPlan(Plan):
             True
         """
         inverse = self.spec.inverse(hermitian)
-        return FFTPlan.of(inverse, self.result, self.placement, self.choices)
+        return FFTPlan.of(inverse, (self.result,), self.placement, self.choices)
 
     @property
     def backend(self) -> Literal["cufft", "xla"]:
@@ -85,17 +105,34 @@ class FFTPlan(Plan):
 
         Where a GPU is visible this makes the native plan, which the first execution will find.
         """
-        return 0 if self.backend == "xla" else _workspace(self, workspace.needed, _ordinal(self))
+        return 0 if self.backend == "xla" else estimate.most(self, workspace.needed)
 
     @property
     def workspace_exact(self) -> bool:
         """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
-        return self.backend == "xla" or _ordinal(self) is not None
+        return self.backend == "xla" or estimate.ordinal(self) is not None
+
+    def candidates(self, platform: str) -> list[FFTPlan]:
+        """This plan, and on CUDA those with another strategy that its layout can have."""
+        names = strategies.candidates(self.spec, self.operand.shape) if platform == "cuda" else []
+        others = [name for name in names if name != self.strategy]
+        return [self, *(FFTPlan.of(self.spec, self.types, self.placement, n) for n in others)]
+
+    @classmethod
+    def libraries(cls, platform: str) -> dict[str, str]:
+        """cuFFT's version on CUDA, else jaxlib's."""
+        if platform != "cuda":
+            return super().libraries(platform)
+        try:
+            number = _native.cufft_version()
+        except errors.LibraryError:
+            return {"cufft": "missing"}
+        return {"cufft": f"{number // 1000}.{number // 100 % 10}.{number % 100}"}
 
     def arguments(self, rank: int) -> str:
         """What to type between the parentheses of `plan()` for another operand of this rank."""
         spec = self.spec
-        said = [self.name]
+        said = ["x"]
         if spec.axes != tuple(range(-rank, 0)):
             said.append(f"axes={spec.axes}")
         if spec.kind == "c2r":
@@ -141,7 +178,13 @@ class FFTPlan(Plan):
 
 
 def plan(
-    x: Any, operand: Any = None, /, *, strategy: Strategy = "auto", **problem: Unpack[Problem]
+    x: Any,
+    operand: Any = None,
+    /,
+    *,
+    strategy: Strategy = "auto",
+    execution: Execution | Device | None = None,
+    **problem: Unpack[Problem],
 ) -> FFTPlan:
     """Plan a discrete Fourier transform over any axes.
 
@@ -154,19 +197,24 @@ def plan(
         operand: the operand, if `x` is a spec. Without it the transform's axes must be the last
             ones, and any number of batch axes may come before them.
         strategy: pins how cuFFT's calls are laid out: "contiguous", "strided", "loop",
-            "transpose", "composed"; "auto" takes the rule of `docs/explanation/fft-strategies.md`.
-            CPUs have one way.
+            "transpose", "composed"; "auto" takes what `nvstate.store` holds for this problem, else
+            the rule of `docs/explanation/fft-strategies.md`. CPUs have one way.
+        execution: where NumPy operands are computed with: "cpu", which None is too; "cuda", the
+            first GPU; or a `jax.Device`. On another device than the CPU each call copies the
+            operand there and the result back.
         **problem: which transform it is, as in `spec`: `axes`, `n`, `s`, `kind`, `direction`,
             `norm`, `last_axis_parity`, `hermitian`, `inplace`.
 
     Returns:
         A plan. `plan(x)` is y, [..., *lengths] along `axes`; for "r2c" the last of `axes` is
-        N//2 + 1 long. From a NumPy array it takes and returns NumPy, on the CPU; from a
-        `jax.Array` it takes and returns JAX, on that device; from a type either, and returns JAX.
+        N//2 + 1 long. From a NumPy array it takes and returns NumPy, in row-major order, on the
+        CPU unless `execution` says otherwise; from a `jax.Array` it takes and returns JAX, on that
+        device; from a type either, and returns JAX.
 
     Raises:
-        SpecError: no such transform.
-        UnsupportedError: float16 and bfloat16; a pinned strategy that the layout cannot have.
+        SpecError: no such transform; `execution` of other operands than NumPy's.
+        UnsupportedError: float16 and bfloat16; a pinned strategy that the layout cannot have; no
+            such device.
         OperandError: `operand` does not fit the spec.
 
     Example:
@@ -176,22 +224,9 @@ def plan(
 
     Source: cufftXtMakePlanMany, cufftXtExec; `jax.numpy.fft` on CPUs.
     """
-    if strategy not in strategies.names():
-        listed = ", ".join(f'"{name}"' for name in strategies.names())
-        raise _spec_error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
     if unknown := problem.keys() - Problem.__annotations__:
         raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
-    if not isinstance(x, FFTSpec):
-        if operand is not None:
-            raise _spec_error(
-                "the second argument is the operand of a spec",
-                "`plan(x, axes=…)` or `plan(spec, x)`",
-                f"`plan(x, {type(operand).__name__})`",
-                "Name the keywords, for example `axes=(1,)`.",
-            )
-        made = make_spec(x, **problem)
-        planned, where = aval.type_of(x), placement.of(x)
-    else:
+    if isinstance(x, FFTSpec):
         if problem:
             raise _spec_error(
                 "a spec and keywords of a problem",
@@ -199,12 +234,54 @@ def plan(
                 ", ".join(f"`{name}`" for name in problem),
                 "Leave the keywords out, or make another spec.",
             )
-        made = x
-        planned, where = _planned(made, operand), None if operand is None else placement.of(operand)
-    dtypes.require(WHERE, made.operand_dtype)
+        start, where = log.now(), None if operand is None else placement.of(operand)
+        return _made(x, _typed(x, operand), where, strategy, execution, start)
+    if operand is not None:
+        raise _spec_error(
+            "the second argument is the operand of a spec",
+            "`plan(x, axes=…)` or `plan(spec, x)`",
+            f"`plan(x, {type(operand).__name__})`",
+            "Name the keywords, for example `axes=(1,)`.",
+        )
+    if not aval.is_array(x):
+        make_spec(x)  # refuses it
+    keywords: Any = problem
+    return planned(
+        aval.type_of(x), placement.of(x), strategy=strategy, execution=execution, **keywords
+    )
+
+
+def planned(
+    operand: OperandType,
+    where: Placement | None,
+    *,
+    strategy: Strategy = "auto",
+    execution: Execution | Device | None = None,
+    **problem: Unpack[Problem],
+) -> FFTPlan:
+    """As `plan`, of an operand of which type and place are known."""
+    start = log.now()
+    return _made(specified(operand, **problem), operand, where, strategy, execution, start)
+
+
+def _made(
+    spec: FFTSpec,
+    operand: OperandType,
+    where: Placement | None,
+    strategy: Strategy,
+    execution: Execution | Device | None,
+    start: float,
+) -> FFTPlan:
+    if strategy not in strategies.names():
+        listed = ", ".join(f'"{name}"' for name in strategies.names())
+        raise _spec_error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
+    dtypes.require(WHERE, spec.operand_dtype)
     if strategy != "auto":
-        strategies.choose(made, planned.shape, strategy)
-    return FFTPlan.of(made, planned, where, strategy)
+        strategies.choose(spec, operand.shape, strategy)
+    where = placement.shared(WHERE, {"x": where}, execution)
+    made = FFTPlan.chosen(spec, (operand,), where, strategy)
+    log.info("planned", made, start)
+    return made
 
 
 def estimate_workspace(
@@ -253,13 +330,13 @@ def estimate_workspace(
             ", ".join(f"`{name}`" for name in problem),
             "Leave the keywords out.",
         )
-    planned = x if isinstance(x, FFTPlan) else plan(x, **problem)
-    if device is None and planned.backend == "xla":
+    made = x if isinstance(x, FFTPlan) else plan(x, **problem)
+    if device is None and made.backend == "xla":
         return 0
     if technique == "bound":
-        return _workspace(planned, lambda call, x, y, _: workspace.bound(call, x, y), None)
-    ordinal = _ordinal(planned) if device is None else device.local_hardware_id
-    if ordinal is None or device not in {None, *lower.visible_devices()}:
+        return estimate.most(made, lambda call, x, y, _: workspace.bound(call, x, y))
+    ordinal = estimate.ordinal(made) if device is None else device.local_hardware_id
+    if ordinal is None or device not in {None, *placement.local_devices("cuda")}:
         raise errors.UnsupportedError(
             errors.message(
                 WHERE,
@@ -269,30 +346,12 @@ def estimate_workspace(
                 do='Use `technique="bound"`.',
             )
         )
-
-    def estimated(call: lower.Call, x: Any, y: Any, device: int | None) -> int:
-        return workspace.estimated(call, x, y, technique, ordinal)
-
-    return _workspace(planned, estimated, ordinal)
+    return estimate.most(
+        made, lambda call, x, y, _: workspace.estimated(call, x, y, technique, ordinal)
+    )
 
 
-def _ordinal(planned: FFTPlan) -> int | None:
-    """The CUDA ordinal of the plan's device, or of the first one; None if it is not here."""
-    wanted = planned.placement.devices[0] if planned.placement else None
-    here = lower.visible_devices()
-    ordinals = [d.local_hardware_id for d in here if wanted in {None, placement.name(d)}]
-    return ordinals[0] if ordinals else None
-
-
-def _workspace(planned: FFTPlan, measure: Any, device: int | None) -> int:
-    """The most that one of a plan's calls needs: XLA reuses the memory of the others."""
-    spec, choices = planned.spec, planned.choices
-    operand = jax.ShapeDtypeStruct(planned.operand.shape, planned.operand.dtype)
-    calls = lower.calls(lambda x: primitive.cuda(spec, x, choices), operand)
-    return max(measure(*call, device) for call in calls)
-
-
-def _planned(spec: FFTSpec, operand: Any) -> OperandType:
+def _typed(spec: FFTSpec, operand: Any) -> OperandType:
     if operand is not None and not aval.is_array(operand):
         raise errors.OperandError(
             errors.message(
@@ -306,7 +365,7 @@ def _planned(spec: FFTSpec, operand: Any) -> OperandType:
     if operand is not None:
         got = aval.type_of(operand)
         # Its own type has the batch of anything; what is left to accept is dtype and extents.
-        if spec.accepts(OperandType((), spec.operand_dtype, open=True), got):
+        if spec.accepts((OperandType((), spec.operand_dtype, open=True),), (got,)):
             return got
         raise errors.OperandError(
             errors.message(

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 
-from nvstate._core import aval, dtypes
+from nvstate._core import aval, dtypes, log
 from nvstate._core.aval import Aval, OperandType
 from nvstate._core.spec import Spec, digest
 from nvstate.fft import arguments
@@ -90,6 +90,19 @@ class FFTSpec(Spec):
                 f"axes={self.axes}, lengths={self.lengths}, extents={self.extents}",
                 "Make specs with `nvstate.fft.spec`.",
             )
+        if (
+            self.dtype not in dtypes.REAL
+            or not all(0 < n < 2**63 for n in (*self.lengths, *self.extents))
+            or (self.inplace and (self.kind != "c2c" or self.lengths != self.extents))
+            or self.direction != arguments.direction_of(self.kind, self.direction)
+        ):
+            raise arguments.error(
+                "no transform",
+                "a complex dtype, positive lengths, and in place only what keeps its type",
+                f"{self.kind} {self.direction}, {self.dtype}, lengths {self.lengths}, "
+                f"extents {self.extents}, inplace={self.inplace}",
+                "Make specs with `nvstate.fft.spec`.",
+            )
 
     @property
     def family(self) -> int:
@@ -152,10 +165,11 @@ class FFTSpec(Spec):
             shape=self.result_shape(x.shape), dtype=np.dtype(self.result_dtype), weak_type=False
         )
 
-    def accepts(self, planned: OperandType, got: OperandType) -> bool:
+    def accepts(self, planned: tuple[OperandType, ...], got: tuple[OperandType, ...]) -> bool:
         """The same extents along `axes`, and the same number of transforms in any batch axes."""
-        if planned == got:
-            return True
+        return planned == got or self._accepts(*planned, *got)
+
+    def _accepts(self, planned: OperandType, got: OperandType) -> bool:
         if got.dtype != planned.dtype or len(got.shape) < -min(self.axes):
             return False
         extents = tuple(got.shape[axis] for axis in self.axes)
@@ -249,7 +263,37 @@ def spec(
             aval.foreign(x),
             "Pass `jax.numpy.asarray(x)` or `numpy.asarray(x)`.",
         )
-    operand = aval.type_of(x)
+    start = log.now()
+    made = specified(
+        aval.type_of(x),
+        axes=axes,
+        n=n,
+        s=s,
+        kind=kind,
+        direction=direction,
+        norm=norm,
+        last_axis_parity=last_axis_parity,
+        hermitian=hermitian,
+        inplace=inplace,
+    )
+    log.info("specified", made, start)
+    return made
+
+
+def specified(
+    operand: OperandType,
+    *,
+    axes: tuple[int, ...] | None = None,
+    n: int | None = None,
+    s: tuple[int, ...] | None = None,
+    kind: Kind | None = None,
+    direction: Direction | None = None,
+    norm: Norm | None = "backward",
+    last_axis_parity: Parity | None = None,
+    hermitian: Hermitian = "numpy",
+    inplace: bool = False,
+) -> FFTSpec:
+    """As `spec`, of an operand of which the type is known."""
     arguments.choice("kind", kind, Kind)
     arguments.choice("direction", direction, Direction)
     arguments.choice("norm", norm, Norm)

@@ -64,10 +64,12 @@ void Cache::Died(const std::string& key) {
 }
 
 void Cache::Touch(Entry& entry, const std::shared_ptr<NativePlan>& plan, Recent& gone) {
+  plan->Use();
   if (entry.recent) {
     recent_.splice(recent_.begin(), recent_, entry.place);
   } else {
     recent_.emplace_front(&entry, plan);
+    recent_bytes_ += plan->bytes();
     entry.recent = true;
   }
   entry.place = recent_.begin();
@@ -76,19 +78,37 @@ void Cache::Touch(Entry& entry, const std::shared_ptr<NativePlan>& plan, Recent&
 
 void Cache::Forget(Entry& entry, Recent& gone) {
   if (!entry.recent) return;
+  recent_bytes_ -= entry.place->second->bytes();
   gone.splice(gone.end(), recent_, entry.place);
   entry.recent = false;
 }
 
 void Cache::Shrink(Recent& gone) {
-  while (static_cast<int64_t>(recent_.size()) > limit_) Forget(*recent_.back().first, gone);
+  while (static_cast<int64_t>(recent_.size()) > limit_ || recent_bytes_ > bytes_limit_) {
+    Forget(*recent_.back().first, gone);
+  }
 }
 
-void Cache::SetLimit(int64_t limit) {
+void Cache::SetLimit(int64_t plans, int64_t bytes) {
   Recent gone;
   std::lock_guard lock(mutex_);
-  limit_ = std::max<int64_t>(limit, 0);
+  limit_ = std::max<int64_t>(plans, 0);
+  bytes_limit_ = std::max<int64_t>(bytes, 0);
   Shrink(gone);
+}
+
+std::vector<Cache::Row> Cache::Rows(int64_t generation) {
+  std::vector<std::shared_ptr<NativePlan>> plans;  // released after the lock
+  std::vector<Row> rows;
+  std::lock_guard lock(mutex_);
+  for (auto& [key, entry] : entries_) {
+    std::shared_ptr<NativePlan> plan = entry.plan.lock();
+    if (plan == nullptr || entry.making || entry.generation <= generation) continue;
+    rows.push_back({plan->used(), plan->bytes(), {entry.owners.begin(), entry.owners.end()}});
+    plans.push_back(std::move(plan));
+  }
+  std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.used < b.used; });
+  return rows;
 }
 
 void Cache::Drop(int64_t owner) {
@@ -134,6 +154,8 @@ Cache::Counts Cache::Count() {
   counts.destroyed = destroyed_;
   counts.own_workspaces = own_workspaces;
   counts.limit = limit_;
+  counts.bytes_limit = bytes_limit_;
+  counts.recent_bytes = recent_bytes_;
   return counts;
 }
 

@@ -182,6 +182,7 @@ ffi::Error Initialize(int32_t device, Site* site, In x, Out y, ffi::RemainingRet
       const size_t needed = fitted->plan->work_bytes();
       if (needed > call.work.bytes) fitted->own_work.emplace(device, needed);
     }
+    fitted->plan->Use();
     call.Fit(*fitted);
     if (!fitted->plan->IsWarm(call.launch)) {
       OnDevice on(device);

@@ -91,18 +91,36 @@ NVS_EXPORT int nvstate_cufft_estimate(int device, const char* kind, const char* 
   });
 }
 
-// plans, recent, held, bytes, hits, made, destroyed, own_workspaces, limit: the first n of these.
+// plans, recent, held, bytes, hits, made, destroyed, own_workspaces, limit, bytes_limit,
+// recent_bytes: the first n of these.
 NVS_EXPORT int nvstate_cache_info(int64_t* out, int n) {
   return Called([&] {
     const Cache::Counts c = Cache::Global().Count();
-    const int64_t all[] = {c.plans, c.recent,    c.held,           c.bytes, c.hits,
-                           c.made,  c.destroyed, c.own_workspaces, c.limit};
+    const int64_t all[] = {c.plans, c.recent,      c.held,        c.bytes,
+                           c.hits,  c.made,        c.destroyed,   c.own_workspaces,
+                           c.limit, c.bytes_limit, c.recent_bytes};
     std::copy_n(all, std::clamp<int64_t>(n, 0, std::size(all)), out);
   });
 }
 
-NVS_EXPORT int nvstate_cache_limit(int64_t limit) {
-  return Called([&] { Cache::Global().SetLimit(limit); });
+NVS_EXPORT int nvstate_cache_limit(int64_t plans, int64_t bytes) {
+  return Called([&] { Cache::Global().SetLimit(plans, bytes); });
+}
+
+// The plans made after `generation`, the one unused longest first: bytes, owners, each owner. `n`
+// is how many numbers fit into `out`, and then how many there are.
+NVS_EXPORT int nvstate_cache_rows(int64_t generation, int64_t* out, int64_t* n) {
+  return Called([&] {
+    std::vector<int64_t> all;
+    for (const Cache::Row& row : Cache::Global().Rows(generation)) {
+      all.push_back(row.bytes);
+      all.push_back(static_cast<int64_t>(row.owners.size()));
+      all.insert(all.end(), row.owners.begin(), row.owners.end());
+    }
+    const auto count = static_cast<int64_t>(all.size());
+    std::copy_n(all.begin(), std::clamp<int64_t>(*n, 0, count), out);
+    *n = count;
+  });
 }
 
 NVS_EXPORT int nvstate_cache_drop(int64_t owner) {

@@ -10,12 +10,15 @@
 #include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <limits>
 #include <list>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace nvstate {
 
@@ -23,6 +26,13 @@ class NativePlan {
  public:
   virtual ~NativePlan() = default;
   virtual int64_t bytes() const = 0;  // device memory taken, workspaces of XLA's not counted
+
+  void Use() { used_ = ++clock_; }  // in every execution, by whoever holds the plan
+  int64_t used() const { return used_; }
+
+ private:
+  inline static std::atomic<int64_t> clock_{0};
+  std::atomic<int64_t> used_{++clock_};
 };
 
 class Cache {
@@ -38,7 +48,15 @@ class Cache {
     int64_t made;
     int64_t destroyed;
     int64_t own_workspaces;
-    int64_t limit;  // of recent
+    int64_t limit;         // of recent
+    int64_t bytes_limit;   // of recent
+    int64_t recent_bytes;  // of the plans in that list
+  };
+
+  struct Row {  // a plan that is alive
+    int64_t used;
+    int64_t bytes;
+    std::vector<int64_t> owners;
   };
 
   static Cache& Global();
@@ -48,7 +66,8 @@ class Cache {
   std::shared_ptr<NativePlan> Get(const std::string& key, int64_t owner, const Make& make);
 
   Counts Count();
-  void SetLimit(int64_t limit);
+  void SetLimit(int64_t plans, int64_t bytes);  // of the recently used ones
+  std::vector<Row> Rows(int64_t generation);    // made after this, the one unused longest first
   void Drop(int64_t owner);            // of no use to this owner; kept for others who asked for it
   void DropSince(int64_t generation);  // those made after Generation() was this
   void Clear();
@@ -77,8 +96,10 @@ class Cache {
   std::mutex mutex_;  // plans are never destroyed while it is held: they come back, into Died
   std::condition_variable made_one_;
   Entries entries_;
-  Recent recent_;  // the latest first
+  Recent recent_;             // the latest first
+  int64_t recent_bytes_ = 0;  // of these
   int64_t limit_ = 64;
+  int64_t bytes_limit_ = std::numeric_limits<int64_t>::max();
   int64_t generation_ = 0;
   int64_t hits_ = 0;
   int64_t made_ = 0;

@@ -1,0 +1,191 @@
+"""Operands against their plan: by name and number, then one by one, each refusal in its words."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from nvstate import errors
+from nvstate._core import aval, placement
+from nvstate._core.aval import OperandType
+
+if TYPE_CHECKING:
+    from nvstate._core.plan import Plan
+
+_PACKAGES = {"numpy": "numpy.ndarray", "jax": "jax.Array", None: "a tracer"}
+_HOME = {"numpy": "numpy.asarray", "jax": "jax.numpy.asarray"}
+
+
+def named(plan: Plan, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
+    """The operands in the plan's order, from what was given by position and by name.
+
+    Raises:
+        OperandError: one is missing, unknown, or given twice.
+    """
+    names = plan.spec.names
+    given = dict(zip(names, args, strict=False))
+    if len(args) <= len(names) and not given.keys() & keywords.keys():
+        given |= keywords
+        if len(given) == len(names) and all(name in given for name in names):
+            return tuple(given[name] for name in names)
+    came = [f"{len(args)} by position"] * bool(args) + [f"`{k}`" for k in keywords]
+    what = f"one operand, `{names[0]}`" if len(names) == 1 else f"{len(names)} operands"
+    keywords_ = ", ".join(f"{name}={name}" for name in names)
+    raise errors.OperandError(
+        errors.message(
+            plan.where,
+            f"this plan takes {what}",
+            expected=", ".join(f"`{name}`: {t}" for name, t in plan.operands.items()),
+            got=", ".join(came) or "none",
+            do=f"Pass {'it alone' if len(names) == 1 else 'each once'}: `plan({', '.join(names)})`"
+            f", `bind(plan, {keywords_})` or `reset(bound, {names[0]}={names[0]})`.",
+        )
+    )
+
+
+def replaced(
+    plan: Plan, values: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], list[int]]:
+    """The values with those in `keywords` in their places, and which places these are.
+
+    Raises:
+        OperandError: a name that the plan does not have.
+    """
+    names = plan.spec.names
+    places: list[int] = []
+    for name, x in keywords.items():
+        if name not in names:
+            raise errors.OperandError(
+                errors.message(
+                    plan.where,
+                    f"this plan has no operand `{name}`",
+                    expected=", ".join(f"`{n}`: {t}" for n, t in plan.operands.items()),
+                    got=f"`{name}`",
+                    do=f"Reset it by its name: `reset(bound, {names[0]}={names[0]})`.",
+                )
+            )
+        place = names.index(name)
+        places.append(place)
+        values = (*values[:place], x, *values[place + 1 :])
+    return values, places
+
+
+def check(plan: Plan, values: tuple[Any, ...], places: list[int] | range) -> None:
+    """Raise `OperandError` unless these values, of which those at `places` are new, are the plan's.
+
+    In this order: an array at all, not consumed, package, writable if it will be written, dtype,
+    place; then the shapes, of all operands together.
+    """
+    for place in places:
+        _alone(plan, place, values[place])
+    got = tuple(map(aval.type_of, values))
+    if plan.spec.accepts(plan.types, got):
+        return
+    for place in places:  # the one that is to blame, if one is
+        types = (*plan.types[:place], got[place], *plan.types[place + 1 :])
+        if not plan.spec.accepts(plan.types, types):
+            other = "pass an operand of the plan's extents and number of batches"
+            raise _misplaced(plan, place, values[place], other)
+    raise errors.OperandError(
+        errors.message(
+            plan.where,
+            "operands that do not match each other",
+            expected=", ".join(f"`{name}`: {t}" for name, t in plan.operands.items()),
+            got=", ".join(f"`{n}`: {t}" for n, t in zip(plan.spec.names, got, strict=True)),
+            do="Reset all that change together, in one call.",
+        )
+    )
+
+
+def _alone(plan: Plan, place: int, x: Any) -> None:
+    planned, expected = plan.types[place], plan.placement
+    name = plan.spec.names[place]
+    if not isinstance(x, np.ndarray | jax.Array):
+        package = expected.package if expected else "jax"
+        raise _mismatch(
+            plan,
+            place,
+            aval.foreign(x, package),
+            f"Pass an array, as `{_HOME[package]}(…)` returns one.",
+        )
+    traced = aval.is_traced(x)
+    if not traced and isinstance(x, jax.Array) and x.is_deleted():
+        raise errors.OperandError(
+            errors.message(
+                plan.where,
+                f"operand `{name}` was consumed",
+                expected=str(planned),
+                got="a deleted or donated buffer",
+                do=f"Pass another array; to a binding by `nvstate.reset(bound, {name}=…)`.",
+            )
+        )
+    package = aval.package_of(x)
+    if expected is not None and expected.package != (package or "jax"):
+        if traced:
+            do = (
+                f"Inside a transformation, plan from `jax.ShapeDtypeStruct({name}.shape, "
+                f"{name}.dtype)`."
+            )
+        else:
+            do = f"Plan from this array, or convert it with `{_HOME[expected.package]}({name})`."
+        raise _mismatch(
+            plan,
+            place,
+            f"{_PACKAGES[package]} {aval.type_of(x)}",
+            do,
+            f"{_PACKAGES[expected.package]} {planned}",
+        )
+    if name in plan.consumed and isinstance(x, np.ndarray) and not x.flags.writeable:
+        raise _mismatch(
+            plan,
+            place,
+            f"numpy.ndarray {aval.type_of(x)}, read-only",
+            f"Pass `{name}.copy()`, which will hold the result.",
+            f"numpy.ndarray {planned} that can be written in place",
+        )
+    got = aval.type_of(x)
+    if got.dtype != planned.dtype:
+        cast = f'`{name}.astype("{planned.dtype}")`'
+        raise _misplaced(plan, place, x, f"convert the operand with {cast}")
+    where = placement.of(x)
+    if expected is not None and where is not None and not placement.fits(expected, where):
+        raise _misplaced(plan, place, x, f"move it {placement.way_to(expected)}")
+
+
+def _misplaced(plan: Plan, place: int, x: Any, other: str) -> errors.OperandError:
+    got = aval.type_of(x)
+    return _mismatch(
+        plan,
+        place,
+        placement.at(got, placement.of(x)),
+        f"Plan again with `{plan.where}.plan({plan.arguments(len(got.shape))})`, or {other}.",
+    )
+
+
+def _mismatch(
+    plan: Plan, place: int, got: str, do: str, expected: str | None = None
+) -> errors.OperandError:
+    return errors.OperandError(
+        errors.message(
+            plan.where,
+            f"operand `{plan.spec.names[place]}` does not match its plan",
+            expected=expected or placement.at(plan.types[place], plan.placement),
+            got=got,
+            do=do,
+        )
+    )
+
+
+def mismatched(where: str, planned: tuple[OperandType, ...], got: Any) -> errors.OperandError:
+    """What a plan's program says where it is traced with operands that are not the plan's."""
+    return errors.OperandError(
+        errors.message(
+            where,
+            "the operands do not match their plan",
+            expected=", ".join(map(str, planned)),
+            got=", ".join(map(str, got)),
+            do=f"Plan again with `{where}.plan`, from these operands.",
+        )
+    )
