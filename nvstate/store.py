@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
+import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nvstate import errors
-from nvstate._core import log, stored
+from nvstate._core import fields, log, stored
 from nvstate._core.plan import Plan
 
 __all__ = ["load", "save"]
@@ -41,34 +40,40 @@ def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None, 
         True
     """
     path, start = _path(path), log.now()
-    named: Any = plans if isinstance(plans, Mapping) else {}
-    strangers = [n for n, p in named.items() if not (isinstance(n, str) and isinstance(p, Plan))]
-    if strangers or named is not plans:
-        stored.refuse(
-            "no plans to save",
-            "a mapping from names to plans",
-            f"{strangers[0]!r}: {named[strangers[0]]!r}" if strangers else type(plans).__name__,
-            'Pass `{"name": plan}`.',
+    given: Any = plans  # whatever it is
+    if not isinstance(given, Mapping):
+        fields.refuse(
+            "no plans to save", "a mapping", type(given).__name__, 'Pass `{"name": plan}`.'
         )
-    for name, plan in plans.items():
+    for name, plan in given.items():
+        if not isinstance(name, str) or not isinstance(plan, Plan):
+            fields.refuse(
+                "no plan to save",
+                "a name and a plan",
+                f"{name!r}: {plan!r}",
+                'Pass `{"name": plan}`.',
+            )
         if not all(type(n) is int for t in plan.types for n in t.shape):
-            stored.refuse(
+            fields.refuse(
                 f"plan {name!r} has symbolic extents",
                 "numbers",
                 ", ".join(map(str, plan.types)),
                 "Plan for the extents that you will use.",
             )
-    text = stored.text(plans)
-    part = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    data = stored.content(plans)
+    stored.entries(path, data)  # a file that `load` would refuse is not written
     try:
+        target = Path(os.path.realpath(path))  # a link stays one
+        part = target.with_name(f"{target.name}.{secrets.token_hex(8)}.part")
         try:
-            part.write_text(text, encoding="utf-8")
-            part.replace(path)
+            with part.open("xb") as file:
+                file.write(data)
+            part.replace(target)
         finally:
             part.unlink(missing_ok=True)
-    except OSError as error:
-        stored.refuse("the file cannot be written", str(path), str(error), "Name another file.")
-    log.info("saved", f"{len(plans)} plans to {path}", start, len(text.encode()))
+    except (OSError, ValueError) as error:  # ValueError: a path with a null
+        fields.refuse("the file cannot be written", str(path), str(error), "Name another file.")
+    log.info("saved", f"{len(plans)} plans to {path}", start, len(data))
     return path
 
 
@@ -111,13 +116,10 @@ def _path(path: str | os.PathLike[str] | None) -> Path:
     if path is None:
         path = os.environ.get(stored.VARIABLE)
         if not path:
-            raise errors.StoreError(
-                errors.message(
-                    stored.WHERE,
-                    "no file is named",
-                    expected=f"a path, or the environment variable {stored.VARIABLE}",
-                    got="neither",
-                    do=f"Pass a path, or set {stored.VARIABLE}.",
-                )
+            fields.refuse(
+                "no file is named",
+                f"a path, or the environment variable {stored.VARIABLE}",
+                "neither",
+                f"Pass a path, or set {stored.VARIABLE}.",
             )
     return Path(path)

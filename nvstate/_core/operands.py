@@ -45,31 +45,18 @@ def named(plan: Plan, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[
     )
 
 
-def replaced(
-    plan: Plan, values: tuple[Any, ...], keywords: dict[str, Any]
-) -> tuple[tuple[Any, ...], list[int]]:
-    """The values with those in `keywords` in their places, and which places these are.
-
-    Raises:
-        OperandError: a name that the plan does not have.
-    """
-    names = plan.spec.names
-    places: list[int] = []
-    for name, x in keywords.items():
-        if name not in names:
-            raise errors.OperandError(
-                errors.message(
-                    plan.where,
-                    f"this plan has no operand `{name}`",
-                    expected=", ".join(f"`{n}`: {t}" for n, t in plan.operands.items()),
-                    got=f"`{name}`",
-                    do=f"Reset it by its name: `reset(bound, {names[0]}={names[0]})`.",
-                )
-            )
-        place = names.index(name)
-        places.append(place)
-        values = (*values[:place], x, *values[place + 1 :])
-    return values, places
+def unknown(plan: Plan, name: str) -> errors.OperandError:
+    """What is said of a name that the plan does not have."""
+    first = plan.spec.names[0]
+    return errors.OperandError(
+        errors.message(
+            plan.where,
+            f"this plan has no operand `{name}`",
+            expected=", ".join(f"`{n}`: {t}" for n, t in plan.operands.items()),
+            got=f"`{name}`",
+            do=f"Reset operands by their names: `reset(bound, {first}={first})`.",
+        )
+    )
 
 
 def check(plan: Plan, values: tuple[Any, ...], places: list[int] | range) -> None:
@@ -83,18 +70,20 @@ def check(plan: Plan, values: tuple[Any, ...], places: list[int] | range) -> Non
     got = tuple(map(aval.type_of, values))
     if plan.spec.accepts(plan.types, got):
         return
-    for place in places:  # the one that is to blame, if one is
-        types = (*plan.types[:place], got[place], *plan.types[place + 1 :])
-        if not plan.spec.accepts(plan.types, types):
+    for place in places:  # the one without which the others would fit, if there is one
+        types = (*got[:place], plan.types[place], *got[place + 1 :])
+        if plan.spec.accepts(plan.types, types):
             other = "pass an operand of the plan's extents and number of batches"
             raise _misplaced(plan, place, values[place], other)
+    rank = len(got[0].shape)
     raise errors.OperandError(
         errors.message(
             plan.where,
-            "operands that do not match each other",
+            "the operands do not match their plan",
             expected=", ".join(f"`{name}`: {t}" for name, t in plan.operands.items()),
             got=", ".join(f"`{n}`: {t}" for n, t in zip(plan.spec.names, got, strict=True)),
-            do="Reset all that change together, in one call.",
+            do=f"Plan again with `{plan.where}.plan({plan.arguments(rank)})`; what changes "
+            "together is reset in one call.",
         )
     )
 

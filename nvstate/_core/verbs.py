@@ -12,7 +12,7 @@ import jax
 
 from nvstate import _native, errors
 from nvstate._core import aval, log, scopes, sizes
-from nvstate._core.operands import named, replaced
+from nvstate._core.operands import named, unknown
 from nvstate._core.plan import Plan, plan_types
 
 
@@ -125,13 +125,12 @@ def reset(bound: Bound, /, **operands: Any) -> Bound:
         Array(16.+0.j, dtype=complex64)
     """
     want(bound, Bound, "reset")
-    plan = bound.plan
-    values, places = replaced(plan, bound.values, operands)
-    if not places:
+    if not operands:
         return bound
-    plan.check(values, places)
-    log.debug("reset", plan)
-    return Bound(plan, values)
+    other = reset_unchecked(bound, **operands)
+    other.plan.check(other.values, [other.plan.places[name] for name in operands])
+    log.debug("reset", other.plan)
+    return other
 
 
 def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
@@ -155,8 +154,13 @@ def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
         >>> nvs.reset_unchecked(bound, x=2 * x).plan == bound.plan
         True
     """
-    plan = bound.plan
-    return Bound(plan, replaced(plan, bound.values, operands)[0])
+    plan, values = bound.plan, list(bound.values)
+    places = plan.places
+    for name, x in operands.items():
+        if name not in places:
+            raise unknown(plan, name)
+        values[places[name]] = x
+    return Bound(plan, tuple(values))
 
 
 def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:

@@ -1,19 +1,26 @@
-"""`python -m nvstate.bench OPERATION`."""
+"""`python -m nvstate.bench NAME`."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from nvstate.bench import fft
+from nvstate.bench import fft, lifecycle
+
+SUITES = {
+    "fft": (fft.SUITE, "discrete Fourier transforms"),
+    "lifecycle": (lifecycle.SUITE, "what a call costs in each form"),
+}
 
 
 def main(argv: list[str]) -> int:
     """Run the benchmark that the arguments name; the exit status."""
     parser = argparse.ArgumentParser(prog="python -m nvstate.bench", description=__doc__)
-    operations = parser.add_subparsers(dest="operation", required=True)
-    fft.add_arguments(operations.add_parser("fft", help="discrete Fourier transforms"))
-    return fft.main(parser.parse_args(argv), argv)
+    names = parser.add_subparsers(dest="name", required=True)
+    for name, (suite, what) in SUITES.items():
+        suite.add_arguments(names.add_parser(name, help=what))
+    arguments = parser.parse_args(argv)
+    return SUITES[arguments.name][0].main(arguments, argv)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ import numpy as np
 import nvstate as nvs
 from nvstate._core.aval import Device
 from nvstate.bench import peers
-from nvstate.bench.cases import CHAINED, OURS, THEIRS, Case
+from nvstate.bench.bars import OURS, THEIRS
+from nvstate.bench.cases import CHAINED, Case
 from nvstate.bench.timing import Candidate
 from nvstate.fft.arguments import Direction, Norm
 from nvstate.fft.strategy import Strategy, candidates

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from nvstate import _native, errors
 from nvstate._core.aval import Device
-from nvstate.bench import peers
+from nvstate.bench import libraries
 
 PACKAGES = r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cufft.*|matplotlib)"
 CPUINFO = Path("/proc/cpuinfo")
@@ -66,7 +66,7 @@ def observe(device: Device) -> Environment:
         None if on_cpu else _driver(device),
         len(os.sched_getaffinity(0)),
         versions,
-        peers.missing(where),
+        libraries.missing(where),
     )
 
 

@@ -115,9 +115,7 @@ def measure(
         except Exception as error:  # whatever another library says of a problem it does not take
             if not candidate.foreign:
                 raise
-            refused[candidate.name] = f"{type(error).__name__}: {' '.join(str(error).split())}"[
-                :200
-            ]
+            refused[candidate.name] = said(error)
     once = {r.candidate.name: min(r.round(wait_each=True) for _ in range(3)) for r in running}
     whole = {r.candidate.name: once[r.candidate.name] * r.candidate.per for r in running}
     if min(whole.values()) < SMALL:
@@ -126,6 +124,11 @@ def measure(
             r.round(wait_each=wait_each)
     _take_turns(running, seconds, wait_each)
     return {r.candidate.name: r.timing() for r in running}, refused
+
+
+def said(error: Exception) -> str:
+    """What a library says, on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
 
 
 def _started(candidate: Candidate) -> _Running:

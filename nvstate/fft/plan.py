@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import html
-from typing import Any, ClassVar, Literal, Unpack
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import jax
 
@@ -16,6 +17,9 @@ from nvstate.fft import estimate, primitive, report, strategy as strategies, wor
 from nvstate.fft.arguments import WHERE, Hermitian
 from nvstate.fft.spec import FFTSpec, Problem, spec as make_spec, specified
 from nvstate.fft.strategy import Strategy
+
+if TYPE_CHECKING:
+    from nvstate._core.selftest import Sample
 
 
 class FFTPlan(Plan):
@@ -44,8 +48,11 @@ class FFTPlan(Plan):
         """Raise unless these, read from a file, make a plan."""
         anything = OperandType((), spec.operand_dtype, open=True)
         (operand,) = types
-        if not spec.accepts((anything,), types):
+        rank = len(operand.shape)
+        between = operand.open and sorted(spec.positions(rank)) != list(range(rank))
+        if not rank or between or not spec.accepts((anything,), types):
             raise ValueError(f"{operand} is no operand of {spec}")
+        spec.require_countable(operand.shape)
         if choices not in strategies.names():
             raise ValueError(f"unknown strategy {choices!r}")
         if choices != cls.default_choices:
@@ -112,7 +119,7 @@ class FFTPlan(Plan):
         """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
         return self.backend == "xla" or estimate.ordinal(self) is not None
 
-    def candidates(self, platform: str) -> list[FFTPlan]:
+    def candidates(self, platform: str) -> Sequence[FFTPlan]:
         """This plan, and on CUDA those with another strategy that its layout can have."""
         names = strategies.candidates(self.spec, self.operand.shape) if platform == "cuda" else []
         others = [name for name in names if name != self.strategy]
@@ -120,7 +127,7 @@ class FFTPlan(Plan):
 
     @classmethod
     def libraries(cls, platform: str) -> dict[str, str]:
-        """cuFFT's version on CUDA, else jaxlib's."""
+        """Version of cuFFT on CUDA, else jaxlib's."""
         if platform != "cuda":
             return super().libraries(platform)
         try:
@@ -128,6 +135,13 @@ class FFTPlan(Plan):
         except errors.LibraryError:
             return {"cufft": "missing"}
         return {"cufft": f"{number // 1000}.{number // 100 % 10}.{number % 100}"}
+
+    @classmethod
+    def samples(cls) -> list[Sample]:
+        """What `python -m nvstate` transforms."""
+        from nvstate.fft import selftest  # which plans
+
+        return selftest.samples()
 
     def arguments(self, rank: int) -> str:
         """What to type between the parentheses of `plan()` for another operand of this rank."""

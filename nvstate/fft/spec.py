@@ -83,10 +83,11 @@ class FFTSpec(Spec):
             len(counts) > 1
             or len({a for a in self.axes if a < 0}) != len(self.axes)
             or not self.axes
+            or list(ordered := self.axes[: -1 if self.kind != "c2c" else None]) != sorted(ordered)
         ):
             raise arguments.error(
                 "not in canonical form",
-                "distinct negative axes, and a length and an extent for each",
+                "distinct negative axes in order, and a length and an extent for each",
                 f"axes={self.axes}, lengths={self.lengths}, extents={self.extents}",
                 "Make specs with `nvstate.fft.spec`.",
             )
@@ -94,13 +95,15 @@ class FFTSpec(Spec):
             self.dtype not in dtypes.REAL
             or not all(0 < n < 2**63 for n in (*self.lengths, *self.extents))
             or (self.inplace and (self.kind != "c2c" or self.lengths != self.extents))
+            or (self.hermitian != "numpy" and self.kind != "c2r")
             or self.direction != arguments.direction_of(self.kind, self.direction)
         ):
             raise arguments.error(
                 "no transform",
-                "a complex dtype, positive lengths, and in place only what keeps its type",
+                "a complex dtype, positive lengths, in place only what keeps its type, and "
+                '`hermitian` of "c2r"',
                 f"{self.kind} {self.direction}, {self.dtype}, lengths {self.lengths}, "
-                f"extents {self.extents}, inplace={self.inplace}",
+                f"extents {self.extents}, inplace={self.inplace}, hermitian={self.hermitian}",
                 "Make specs with `nvstate.fft.spec`.",
             )
 
@@ -161,9 +164,26 @@ class FFTSpec(Spec):
 
     def results(self, x: Aval) -> Aval:
         """Type of the result: an update, since a type made anew would lose its sharding."""
+        self.require_countable(x.shape)
         return x.update(
             shape=self.result_shape(x.shape), dtype=np.dtype(self.result_dtype), weak_type=False
         )
+
+    def require_countable(self, shape: tuple[int, ...]) -> None:
+        """Refuse more bytes than 64 bits count, in which XLA ends the process.
+
+        Of operand, result and what is padded between them. Symbolic extents are never so many.
+        """
+        dims = list(shape)
+        for axis, *extents in zip(self.axes, self.extents, self.lengths, strict=True):
+            dims[axis] = max(extents)
+        if math.prod(n for n in dims if type(n) is int and n) >= 2**59:  # of 16 bytes
+            raise arguments.error(
+                "a transform of more bytes than any library counts",
+                "fewer than 2^59 elements",
+                f"extents {tuple(dims)}, padded",
+                "Pass a shorter `n` or `s`.",
+            )
 
     def accepts(self, planned: tuple[OperandType, ...], got: tuple[OperandType, ...]) -> bool:
         """The same extents along `axes`, and the same number of transforms in any batch axes."""

@@ -12,7 +12,7 @@ import pytest
 from jax import export
 
 import nvstate as nvs
-from nvstate._core import plan as plans, primitive
+from nvstate._core import scopes
 from tests.case import relative_l2
 
 Z = jnp.asarray(np.random.default_rng(3).standard_normal((4, 6, 8)) + 0j)
@@ -101,7 +101,7 @@ def test_scopes_nest_and_belong_to_their_thread():
         assert "_compiled" in vars(plan)
     assert "_compiled" not in vars(plan)
     assert "_compiled" in vars(other)
-    assert plans.scopes.get() == ()
+    assert scopes.current.get() == ()
 
 
 def test_the_end_of_a_scope_does_not_hide_an_exception():
@@ -119,14 +119,14 @@ def test_free_and_scopes_end_what_eager_derivatives_compiled():
     for end in (lambda: nvs.free(plan), nvs.resources().__enter__):
         jax.grad(lambda x: jnp.sum(jnp.abs(plan(x)) ** 2))(Z)
         jax.vmap(plan)(jnp.stack([Z, Z]))
-        assert primitive._eager.cache_info().currsize > 0
+        assert scopes.eager.cache_info().currsize > 0
         if end is not None:
             nvs.free(plan)
-        assert primitive._eager.cache_info().currsize == 0
+        assert scopes.eager.cache_info().currsize == 0
     for n in range(200):
         x = jnp.ones((2, 8 + n), "complex64")
         jax.vmap(nvs.fft.plan(x[0]))(x)
-    assert primitive._eager.cache_info().currsize <= 64
+    assert scopes.eager.cache_info().currsize <= 64
 
 
 def test_results_are_not_weakly_typed():

@@ -5,6 +5,7 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
 #include <stdexcept>
 #include <string>
@@ -22,6 +23,7 @@ namespace {
     std::exit(1);                                                                \
   }
 
+constexpr int64_t kUnlimited = std::numeric_limits<int64_t>::max();
 std::atomic<int> alive{0};
 
 class Counted : public NativePlan {
@@ -62,7 +64,7 @@ void ExecutablesKeepTheirs() {
 
 void TheLeastRecentGoesFirst() {
   Cache cache;
-  cache.SetLimit(2);
+  cache.SetLimit(2, kUnlimited);
   cache.Get("a", 1, Make);
   cache.Get("b", 1, Make);
   cache.Get("a", 1, Make);
@@ -70,10 +72,46 @@ void TheLeastRecentGoesFirst() {
   EXPECT(alive == 2 && cache.Count().made == 3);
   cache.Get("a", 1, Make);
   EXPECT(cache.Count().made == 3);
-  cache.SetLimit(0);
+  cache.SetLimit(0, kUnlimited);
   EXPECT(alive == 0);
   cache.Get("a", 1, Make);
   EXPECT(alive == 0 && cache.Count().plans == 0);
+}
+
+void BytesAreLimitedToo() {
+  Cache cache;
+  cache.SetLimit(64, 25);  // two plans of 10 bytes
+  cache.Get("a", 1, Make);
+  cache.Get("b", 1, Make);
+  cache.Get("a", 1, Make);
+  auto held = cache.Get("c", 1, Make);  // b goes
+  EXPECT(alive == 2 && cache.Count().recent_bytes == 20 && cache.Count().bytes_limit == 25);
+  cache.SetLimit(64, 10);
+  EXPECT(alive == 1 && cache.Count().recent == 1 && cache.Count().recent_bytes == 10);
+  cache.SetLimit(64, 0);  // c is off the list, and alive: it is held
+  EXPECT(alive == 1 && cache.Count().recent == 0 && cache.Count().bytes == 10);
+  held.reset();
+  EXPECT(alive == 0 && cache.Count().recent_bytes == 0);
+}
+
+void RowsAreInTheOrderOfUse() {
+  Cache cache;
+  cache.Get("before", 9, Make);
+  const int64_t since = cache.Generation();
+  auto a = cache.Get("a", 1, Make);
+  auto b = cache.Get("b", 2, Make);
+  cache.Get("b", 3, Make);
+  auto rows = cache.Rows(since);
+  EXPECT(rows.size() == 2 && rows[0].owners == std::vector<int64_t>({1}) && rows[0].bytes == 10);
+  EXPECT(rows[1].owners == std::vector<int64_t>({2, 3}));
+  a->Use();  // an execution
+  rows = cache.Rows(since);
+  EXPECT(rows[1].owners == std::vector<int64_t>({1}) && rows[0].used < rows[1].used);
+  cache.Clear();  // still held here, so still alive
+  EXPECT(cache.Rows(since).size() == 2);
+  a.reset();
+  b.reset();
+  EXPECT(cache.Rows(since).empty());
 }
 
 void Generations() {
@@ -129,7 +167,7 @@ void OneKeyIsMadeOnce() {
 
 void EverythingAtOnce() {
   Cache cache;
-  cache.SetLimit(3);
+  cache.SetLimit(3, kUnlimited);
   std::vector<std::thread> threads;
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&cache, t] {
@@ -149,6 +187,8 @@ void EverythingAtOnce() {
         if (i % 31 == 0) cache.DropSince(cache.Generation() - 2);
         if (i % 101 == 0) cache.Clear();
         if (i % 13 == 0) EXPECT(cache.Count().recent <= 3);
+        if (i % 17 == 0) EXPECT(cache.Rows(0).size() <= 6);
+        if (i % 500 == 0) cache.SetLimit(3, i % 1000 == 0 ? 20 : kUnlimited);
       }
     });
   }
@@ -165,6 +205,8 @@ int main() {
   nvstate::HitsAndOwners();
   nvstate::ExecutablesKeepTheirs();
   nvstate::TheLeastRecentGoesFirst();
+  nvstate::BytesAreLimitedToo();
+  nvstate::RowsAreInTheOrderOfUse();
   nvstate::Generations();
   nvstate::AFailureLeavesNothing();
   nvstate::OneKeyIsMadeOnce();

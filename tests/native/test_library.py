@@ -20,19 +20,16 @@ def run(code):
 
 def test_counting_does_not_load():
     out = run(
-        "from nvstate import _native as n; from nvstate._native import library; n.cache_limit(5);"
+        "from nvstate import _native as n; from nvstate._native import library;"
+        "n.cache_limits(plans=5);"
         "n.cache_drop(1); n.cache_clear(); n.cache_drop_since(n.cache_generation());"
         "print(n.cache_info()['limit'], n.cache_info()['plans'], library.loaded());"
         "n.load(); print(n.cache_info())"
     )
     before, after = out.splitlines()
     assert before == "5 0 None"
-    assert after == str({name: 5 if name == "limit" else 0 for name in _native.cache_info()})
-
-
-def test_negative_limit_is_refused():
-    with pytest.raises(errors.SpecError, match="expected: 0 or more\n  got:      -1"):
-        _native.cache_limit(-1)
+    limits = {"limit": 5, "bytes_limit": _native.UNLIMITED}
+    assert after == str(dict.fromkeys(_native.cache_info(), 0) | limits)
 
 
 def test_registering_twice_is_registering_once():
