@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import nvstate as nvs
-from nvstate.bench import cases, peers, timing
+from nvstate.bench import bars, cases, libraries, lifecycle, timing
+from nvstate.bench.forms import Operand
 
 
 def bench(*arguments, status=0):
@@ -24,22 +26,31 @@ def bench(*arguments, status=0):
     return done
 
 
+def reported(folder, *arguments):
+    """What a run prints, and its files."""
+    pytest.importorskip("matplotlib")
+    files = {"json": folder / "b.json", "markdown": folder / "b.md", "plot": folder / "b.png"}
+    options = [text for name, path in files.items() for text in (f"--{name}", path)]
+    return bench(*arguments, "--quick", *options).stdout, files
+
+
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory):
     """A run of one case of each form, and its files."""
-    pytest.importorskip("matplotlib")
-    folder = tmp_path_factory.mktemp("bench")
     chosen = "^[cdf]/|h/.*-(16-axes0|32x32x32.*-assume)"
-    files = {"json": folder / "b.json", "markdown": folder / "b.md", "plot": folder / "b.png"}
-    options = [text for name, path in files.items() for text in (f"--{name}", path)]
-    done = bench("fft", "--quick", "--cases", chosen, *options)
-    return done.stdout, files
+    return reported(tmp_path_factory.mktemp("fft"), "fft", "--cases", chosen)
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory):
+    """The same of the lifecycle, whole."""
+    return reported(tmp_path_factory.mktemp("lifecycle"), "lifecycle")
 
 
 def test_json_has_what_a_reader_needs(quick):
     data = json.loads(quick[1]["json"].read_text())
     assert data["schema"] == 1
-    assert data["command"].startswith("python -m nvstate.bench fft --quick --cases ")
+    assert data["command"].startswith("python -m nvstate.bench fft --cases ")
     assert data["quick"] is True
     assert data["environment"]["platform"] == "cpu"
     assert data["environment"]["device"]
@@ -70,8 +81,9 @@ def test_json_times_are_positive_and_ordered(quick):
             )
 
 
-def test_every_case_is_in_every_report(quick):
-    printed, files = quick
+@pytest.mark.parametrize("run", ["quick", "calls"])
+def test_every_case_is_in_every_report(run, request):
+    printed, files = request.getfixturevalue(run)
     ids = [row["id"] for row in json.loads(files["json"].read_text())["rows"]]
     table = files["markdown"].read_text()
     assert all(name in printed and name in table for name in ids)
@@ -80,10 +92,55 @@ def test_every_case_is_in_every_report(quick):
 
 def test_peers_that_are_missing_are_named(quick):
     data = json.loads(quick[1]["json"].read_text())
-    assert data["environment"]["missing"] == peers.missing("cpu")
-    installed = peers.module("scipy.fft") is not None
+    assert data["environment"]["missing"] == libraries.missing("cpu")
+    installed = libraries.module("scipy.fft") is not None
     rows = [row for row in data["rows"] if row["id"].startswith("h/")]
     assert all(("scipy.fft" in row["timings"]) == installed for row in rows)
+
+
+def test_the_lifecycle_has_every_form_of_a_call_and_every_bar(calls):
+    data = json.loads(calls[1]["json"].read_text())
+    assert [row["id"] for row in data["rows"]] == [c.id for c in lifecycle.all_cases(quick=True)]
+    assert {row["form"] for row in data["rows"]} == set(lifecycle.FORMS.values())
+    with_nvmath = libraries.module("nvmath.fft") is not None
+    for row, case in zip(data["rows"], lifecycle.all_cases(quick=True), strict=True):
+        assert row["error"] is None
+        assert row["waited"] == lifecycle.WAITED[case.package, case.form]
+        assert row["subject"] in row["timings"]
+        foreign = [name for name in row["timings"] if name.startswith("nvmath")]
+        assert bool(foreign) == with_nvmath
+        assert row["refused"] == {}
+        for times in row["timings"].values():
+            assert 0 < times["low"] <= times["median"] <= times["high"]
+        assert len(row["bars"]) == sum(bar.on in {"any", "cpu"} for bar in case.bars)
+        for bar in row["bars"]:
+            assert {bar["subject"], bar["reference"]} & row["timings"].keys()
+            measured = {bar["subject"], bar["reference"]} <= row["timings"].keys()
+            assert (bar["value"] is not None) == measured
+
+
+def test_the_lifecycle_says_in_its_tables_what_the_clock_waited_for(calls):
+    table = calls[1]["markdown"].read_text()
+    assert table.startswith("# Calls on ")
+    for waited in set(lifecycle.WAITED.values()):
+        assert f"the clock waited for {waited}." in table
+
+
+@pytest.mark.parametrize("package", ["numpy", "jax"])
+def test_an_operand_whose_result_is_wrong_has_no_speed(package, monkeypatch):
+    operand = Operand.of((4, 8), 1, package, jax.devices("cpu")[0])
+    assert operand.disagreement() is None
+    twice = nvs.fft.plan(operand.first, axes=(1,), norm="none", direction="inverse")
+    monkeypatch.setattr(Operand, "plan", lambda self: twice)
+    assert operand.disagreement().startswith("plan(x): relative L2 distance to numpy.fft ")
+
+
+def test_a_library_that_breaks_on_its_way_in_is_missing(tmp_path, monkeypatch):
+    (tmp_path / "breaks_on_import.py").write_text("raise OSError('no such\\n driver')")
+    monkeypatch.syspath_prepend(tmp_path)
+    names = {"one": "breaks_on_import", "other": "not_installed.fft"}
+    monkeypatch.setitem(libraries.NAMES, "cpu", names)
+    assert libraries.missing("cpu") == ["one (OSError: no such driver)", "other"]
 
 
 def test_no_case_matches():
@@ -100,9 +157,10 @@ def test_no_gpu_is_said_and_not_replaced_by_a_cpu():
     assert "no such device" in bench("fft", "--quick", "--device", "cuda", status=2).stderr
 
 
-def test_list_names_every_case_once():
-    names = bench("fft", "--list").stdout.split()
-    assert names == [case.id for case in cases.all_cases(quick=False)]
+@pytest.mark.parametrize(("name", "suite"), [("fft", cases), ("lifecycle", lifecycle)])
+def test_list_names_every_case_once(name, suite):
+    names = bench(name, "--list").stdout.split()
+    assert names == [case.id for case in suite.all_cases(quick=False)]
     assert len(set(names)) == len(names)
 
 
@@ -123,12 +181,12 @@ def test_a_foreign_refusal_is_told_and_ours_is_raised():
 @pytest.mark.parametrize(
     ("bar", "value", "met"),
     [
-        (cases.Bar("ratio", 2), 3, True),
-        (cases.Bar("ratio", 4), 3, False),
-        (cases.Bar("times", 0.5), 1 / 3, True),
-        (cases.Bar("micros", 0.9e6), 1e6, False),
-        (cases.Bar("excess", -1), -2e6, True),
-        (cases.Bar("ratio", 2, reference="not there"), None, None),
+        (bars.Bar("ratio", 2), 3, True),
+        (bars.Bar("ratio", 4), 3, False),
+        (bars.Bar("times", 0.5), 1 / 3, True),
+        (bars.Bar("micros", 0.9e6), 1e6, False),
+        (bars.Bar("excess", -1), -2e6, True),
+        (bars.Bar("ratio", 2, reference="not there"), None, None),
     ],
 )
 def test_bars(bar, value, met):

@@ -1,7 +1,8 @@
-"""`python -m nvstate` runs as a user runs it. Prevents a diagnosis that says all is well, or dies."""
+"""`python -m nvstate` as users run it. Prevents a diagnosis that says all is well, or that dies."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,13 @@ def by_name(facts):
     return {fact["name"]: fact for fact in facts}
 
 
+@pytest.fixture
+def _no_cufft_yet():
+    """Skip where JAX's plugin loads its wheels' cuFFT by being found: nobody looks for another."""
+    if by_name(report()["libraries"])["cufft"]["loaded_by"] == "XLA":
+        pytest.skip("JAX has loaded cuFFT")
+
+
 def test_json_has_the_facts():
     found = json.loads(run("-m", "nvstate", "--json"))
     assert list(found) == ["ok", "versions", "store", "devices", "libraries", "self_tests"]
@@ -94,7 +102,8 @@ def test_text_has_the_facts():
     ]
     for fact in (nvs.__version__, jax.__version__, "cpu:3", "libnvstate.so", "cufft", "c2c", "c2r"):
         assert fact in text
-    assert len({line.index("0.3") for line in text.splitlines() if "ffi_api" in line}) == 1
+    numbers = [re.search(r"ffi_api_\w+ +(?=0\.)", line) for line in text.splitlines()]
+    assert len({found.end() for found in numbers if found}) == 1
 
 
 def test_arguments():
@@ -102,6 +111,7 @@ def test_arguments():
     run("-m", "nvstate", "--jsn", status=2)
 
 
+@pytest.mark.usefixtures("_no_cufft_yet")
 def test_missing_cufft_is_told_and_fails_only_beside_a_gpu():
     cufft = by_name(report(MISSING)["libraries"])["cufft"]
     assert cufft["status"] == "missing"
@@ -113,6 +123,7 @@ def test_missing_cufft_is_told_and_fails_only_beside_a_gpu():
     assert run("-c", MISSING + code) == "[('cufft', True)]\n"
 
 
+@pytest.mark.usefixtures("_no_cufft_yet")
 def test_a_cuda_library_that_does_not_load_is_broken(tmp_path):
     """The real finder, shown a wheel whose library is damaged."""
     folder = tmp_path / "nvidia" / "cu13" / "lib"

@@ -89,15 +89,20 @@ def test_missing_headers_are_a_sentence(tmp_path):
     assert "has no jaxlib with FFI headers" in " ".join(result.stderr.split())
 
 
-def test_cache(tmp_path):
+@pytest.mark.parametrize(
+    ("program", "sources"), [("cache", ["cache"]), ("site", ["cache", "error", "ffi"])]
+)
+def test_threads(tmp_path, program, sources):
     """Threads that make, find and drop plans, under the thread sanitizer."""
-    binary = tmp_path / "test_cache"
+    binary = tmp_path / program
     run(
         tool("g++"),
         *WARNINGS,
         *("-O1", "-g", "-fsanitize=thread", "-pthread"),
         f"-I{NATIVE / 'include'}",
-        *(HERE / "test_cache.cc", NATIVE / "src" / "cache.cc"),
+        *("-isystem", jax.ffi.include_dir()),
+        HERE / f"test_{program}.cc",
+        *(NATIVE / "src" / f"{name}.cc" for name in sources),
         *("-o", binary),
     )
     # Some kernels randomize addresses more widely than the sanitizer can bear.
