@@ -168,11 +168,18 @@ def test_a_foreign_refusal_is_told_and_ours_is_raised():
     def refuses():
         raise ValueError("not this layout")
 
+    def refuses_again():
+        calls = iter([None])
+        return lambda: next(calls)
+
     works = timing.Candidate("nvstate", lambda: lambda: None, lambda _: None)
-    foreign = timing.Candidate("other", refuses, lambda _: None, foreign=True)
-    times, refused = timing.measure([works, foreign], seconds=0, wait_each=True)
+    foreign = [
+        timing.Candidate("other", refuses, lambda _: None, foreign=True),
+        timing.Candidate("once", refuses_again, lambda _: None, foreign=True),
+    ]
+    times, refused = timing.measure([works, *foreign], seconds=0, wait_each=True)
     assert list(times) == ["nvstate"]
-    assert refused == {"other": "ValueError: not this layout"}
+    assert refused == {"other": "ValueError: not this layout", "once": "StopIteration: "}
     ours = timing.Candidate("nvstate", refuses, lambda _: None)
     with pytest.raises(ValueError, match="not this layout"):
         timing.measure([ours], seconds=0, wait_each=True)

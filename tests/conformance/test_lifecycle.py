@@ -1,7 +1,7 @@
 """The lifecycle, statement by statement: each row of the contract is a test named after it.
 
 Three rows of the FFT's cases, one of each kind, stand for all; what is said of several operands is
-in tests/core/test_two_operands.py. Rows that need a GPU are at the end.
+in tests/core/test_two_operands.py, and what needs a GPU in test_lifecycle_cuda.py.
 """
 
 import gc
