@@ -16,7 +16,7 @@ from nvstate._core.verbs import (
     resources,
 )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Bound",

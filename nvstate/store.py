@@ -18,7 +18,8 @@ def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None, 
     """Write plans to a file, beside the device and the library versions that they were made for.
 
     The file is JSON, and replaced as a whole: a reader sees the old one or the new one. To add to
-    a file, save `{**load(path), **others}`.
+    a file, save `{**load(path), **others}`, on the kind of machine that it was made on: what is
+    loaded elsewhere has lost its choices.
 
     Args:
         plans: by a name of your choice.
@@ -28,8 +29,8 @@ def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None, 
         The path.
 
     Raises:
-        StoreError: no path and no NVSTATE_STORE; something else than plans; extents that are not
-            numbers; the file cannot be written.
+        StoreError: no path and no NVSTATE_STORE; something else than plans; a plan that `load`
+            would refuse, as of extents that are not numbers; the file cannot be written.
 
     Example:
         >>> import tempfile

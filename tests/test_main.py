@@ -197,7 +197,7 @@ def test_a_store(tmp_path):
     assert (read["status"], read["plans"]) == ("read", 1)
     path.write_text(path.read_text()[:-9])
     (broken,) = report(status=1, NVSTATE_STORE=str(path))["store"]
-    assert broken["status"] == "broken"
+    assert (broken["status"], broken["failed"]) == ("broken", True)
     assert f"{path} is damaged, or no file of plans" in broken["message"]
 
 
@@ -238,6 +238,10 @@ def test_a_gpu_that_jax_does_not_see_is_a_failure(tmp_path, monkeypatch, environ
         monkeypatch.setenv(name, value)
     _, facts = diagnose.devices()
     assert [fact.failed for fact in facts if fact.name == "cuda"] == [failed]
+    with monkeypatch.context() as without:
+        without.setattr(diagnose, "PLUGIN", "not installed")
+        _, facts = diagnose.devices()
+        assert not any(fact.failed for fact in facts)
     (tmp_path / "nvidia0").unlink()
     _, facts = diagnose.devices()
     assert not any(fact.failed for fact in facts)

@@ -171,16 +171,20 @@ def _memory(device: Device) -> int | None:
 
 def _no_cuda() -> Fact:
     """CUDA as missing; as broken where there is a GPU and JAX was installed and asked for it."""
+    wanted, message = True, CUDA
     platforms = os.environ.get("JAX_PLATFORMS", "")
-    wanted = not platforms or bool({"cuda", "gpu"} & set(platforms.split(",")))
-    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all")
+    if platforms and not {"cuda", "gpu"} & set(platforms.split(",")):
+        wanted, message = False, f"JAX_PLATFORMS={platforms} leaves it out."
+    elif visible in ("", "-1"):
+        wanted, message = False, f"CUDA_VISIBLE_DEVICES={visible} leaves it out."
     plugged = any(re.fullmatch(PLUGIN, d.name.lower()) for d in metadata.distributions() if d.name)
-    broken = wanted and not hidden and plugged and any(NODES.glob("nvidia[0-9]*"))
+    broken = wanted and plugged and any(NODES.glob("nvidia[0-9]*"))
     return DeviceFact(
         name="cuda",
         status="broken" if broken else "missing",
         failed=broken,
-        message=CUDA if wanted else f"JAX_PLATFORMS={platforms} leaves it out.",
+        message=message,
     )
 
 

@@ -65,7 +65,7 @@ class Operand:
         """The keyword for NumPy's arrays that another device computes with."""
         if self.package == "jax" or self.device.platform == "cpu":
             return {}
-        return {"execution": self.device}
+        return {"execution": "cuda"}
 
     @property
     def plan(self) -> Callable[[], nvs.fft.FFTPlan]:
@@ -148,7 +148,7 @@ class Operand:
         ]
 
     def _ours(self, name: str, make: Callable[[], Callable[[], Any]]) -> Candidate:
-        wait = _blocked if self.package == "numpy" else jax.Array.block_until_ready
+        wait = _blocked if self.package == "numpy" else _ready
         return Candidate(name, make, wait)
 
     def _theirs(self, x: Any) -> Any:
@@ -215,3 +215,7 @@ class Operand:
 
 def _blocked(_: Any) -> None:
     """Wait for what is there: results of NumPy's, and values."""
+
+
+def _ready(y: jax.Array) -> None:
+    y.block_until_ready()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -109,14 +110,16 @@ def measure(
     """
     running: list[_Running] = []
     refused: dict[str, str] = {}
+    once: dict[str, float] = {}
     for candidate in candidates:
         try:
-            running.append(_started(candidate))
+            r = _started(candidate)
+            once[candidate.name] = min(r.round(wait_each=True) for _ in range(3))
+            running.append(r)
         except Exception as error:  # whatever another library says of a problem it does not take
             if not candidate.foreign:
                 raise
             refused[candidate.name] = said(error)
-    once = {r.candidate.name: min(r.round(wait_each=True) for _ in range(3)) for r in running}
     whole = {r.candidate.name: once[r.candidate.name] * r.candidate.per for r in running}
     if min(whole.values()) < SMALL:
         for r in running:
@@ -147,11 +150,11 @@ def _take_turns(running: list[_Running], seconds: float, wait_each: bool) -> Non
     try:
         end = time.perf_counter() + seconds
         least, most = ROUNDS
+        order = random.Random(2026)  # nobody always follows the same neighbour
         for turn in range(most):
             if turn >= least and time.perf_counter() > end:
                 break
-            first = turn % len(running)  # nobody always follows the same neighbour
-            for r in (*running[first:], *running[:first]):
+            for r in order.sample(running, len(running)):
                 r.seconds.append(r.round(wait_each=wait_each))
     finally:
         if collecting:
