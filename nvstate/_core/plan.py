@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
+import jaxlib
 import numpy as np
 
 from nvstate._core import (
@@ -283,7 +284,7 @@ class Plan:
     @classmethod
     def libraries(cls, platform: str) -> dict[str, str]:
         """Versions of the libraries that its choices depend on, by name."""
-        return {"jaxlib": jax.lib.__version__}
+        return {"jaxlib": jaxlib.__version__}
 
     @classmethod
     def samples(cls) -> list[Sample]:
