@@ -50,7 +50,7 @@ def autotune(plan: Plan, /, *args: Any, rounds: int = 7, **keywords: Any) -> Pla
         True
     """
     want(plan, Plan, "autotune")
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+    if type(rounds) is not int or rounds < 1:
         raise errors.SpecError(
             errors.message(
                 "nvstate",

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
-import jaxlib
+import jaxlib.version
 import numpy as np
 
 from nvstate._core import (
@@ -253,12 +253,14 @@ class Plan:
     def check(self, values: tuple[Any, ...], places: list[int] | None = None) -> None:
         """Raise `OperandError` unless these values, of which those at `places` are new, fit."""
         if self._numpy and not self.consumed:
-            known = all(type(x) is np.ndarray for x in values)
-        else:
-            known = self._passed(values) and not any(x.is_deleted() for x in values)
-        if known:
             for x, (shape, dtype) in zip(values, self._arrays, strict=True):
-                if x.shape != shape or x.dtype != dtype:
+                if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
+                    break
+            else:
+                return
+        elif self._passed(values):
+            for x, (shape, dtype) in zip(values, self._arrays, strict=False):  # as many
+                if x.shape != shape or x.dtype != dtype or x.is_deleted():
                     break
             else:
                 return
@@ -284,7 +286,7 @@ class Plan:
     @classmethod
     def libraries(cls, platform: str) -> dict[str, str]:
         """Versions of the libraries that its choices depend on, by name."""
-        return {"jaxlib": jaxlib.__version__}
+        return {"jaxlib": jaxlib.version.__version__}
 
     @classmethod
     def samples(cls) -> list[Sample]:

@@ -59,7 +59,8 @@ def define(
     """
     primitive = Primitive(name)
 
-    def operation(spec: Spec, x: Any, choices: Any = None) -> jax.Array:
+    def operation(spec: Spec, /, *operands: Any, choices: Any = None) -> jax.Array:
+        (x,) = operands
         return primitive.bind(x, spec=spec, choices=choices)
 
     def abstract_eval(x: Any, *, spec: Spec, choices: Any) -> Any:
@@ -71,7 +72,7 @@ def define(
 
     def batching_rule(args: Any, dims: Any, *, spec: Spec, choices: Any) -> tuple[Any, int]:
         (x,), (dim,) = args, dims
-        return operation(batch(spec, dim, x.ndim), x, choices), dim
+        return operation(batch(spec, dim, x.ndim), x, choices=choices), dim
 
     def impl(x: Any, *, spec: Spec, choices: Any) -> Any:
         with jax.disable_jit(False):  # there is no other way to run a primitive

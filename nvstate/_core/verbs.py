@@ -186,7 +186,8 @@ def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
     """
     if isinstance(target, Plan):
         return target(*args, **operands)
-    want(target, Bound, "execute")
+    if type(target) is not Bound:
+        want(target, Bound, "execute")
     if args or operands:
         plan = target.plan
         raise errors.OperandError(

@@ -50,7 +50,7 @@ class FFTPlan(Plan):
         (operand,) = types
         rank = len(operand.shape)
         between = operand.open and sorted(spec.positions(rank)) != list(range(rank))
-        if not rank or between or not spec.accepts((anything,), types):
+        if between or not spec.accepts((anything,), types):
             raise ValueError(f"{operand} is no operand of {spec}")
         spec.require_countable(operand.shape)
         if choices not in strategies.names():

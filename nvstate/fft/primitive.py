@@ -52,11 +52,11 @@ def transpose(spec: FFTSpec, ct: jax.Array, choices: Any) -> jax.Array:
     """
     turned = spec.transposed()
     if spec.kind == "c2c":
-        y = fft(turned, ct, choices)
+        y = fft(turned, ct, choices=choices)
     elif spec.kind == "r2c":
-        y = fft(turned, jnp.conj(ct) / _mirrored(spec, ct), choices)
+        y = fft(turned, jnp.conj(ct) / _mirrored(spec, ct), choices=choices)
     else:
-        y = fft(turned, ct, choices)
+        y = fft(turned, ct, choices=choices)
         y = jnp.conj(y * _mirrored(spec, y))
     return _fitted(y, spec.axes, spec.extents)
 

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import compute_on as streams
 
 import nvstate as nvs
 from nvstate._core import stored
@@ -54,6 +55,17 @@ def count_copies(call, capfd):
         y = call()
     said = capfd.readouterr().err
     return y, said.count("host-to-device transfer"), said.count("device-to-host transfer")
+
+
+def two_streams(plan):
+    """A program that has every other of its calls on a second stream."""
+    on = getattr(streams, "compute_on2", None) or streams.compute_on  # its name in jax 0.10
+    beside = on(
+        lambda x: plan(x) * 2,
+        compute_type="gpu_stream:1",
+        out_memory_spaces=jax.memory.Space.Device,
+    )
+    return lambda xs: [beside(x) if i % 2 else plan(x) * 2 for i, x in enumerate(xs)]
 
 
 # Problem specification
@@ -504,6 +516,14 @@ def test_no_other_copies_are_made(case, x, value, capfd):
     assert relative_l2(y, case.oracle(value)) < case.bound
     _, to_device, to_host = count_copies(lambda: jax.block_until_ready(plan(x)), capfd)
     assert (to_device, to_host) == (0, 0)
+
+
+def test_a_program_may_have_one_plans_calls_on_two_streams():
+    x = jax.ShapeDtypeStruct((3, 4099), "complex64")
+    program = two_streams(nvs.fft.plan(x, axes=(1,)))
+    hlo, thunks, _ = compile_h100(lambda *xs: program(xs), x, x, x, x)
+    assert hlo.count('custom_call_target="nvstate_cufft_v1"') == 4
+    assert len(re.findall(r"kAsyncStart .*stream=computation_stream\[1\]", thunks)) == 2
 
 
 # Observability
