@@ -86,14 +86,13 @@ def versions() -> dict[str, str | None]:
     from nvstate import __version__
 
     found = {d.name.lower(): d.version for d in metadata.distributions() if d.name}
-    header = Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
-    runtime = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
+    runtime = library.runtime_minor()
     return {
         "nvstate": __version__,
         "python": platform.python_version(),
         **{name: found[name] for name in sorted(found) if re.fullmatch(PACKAGES, name)},
         "ffi_api_built": _built(),
-        "ffi_api_runtime": f"0.{runtime[1]}" if runtime else None,
+        "ffi_api_runtime": None if runtime is None else f"0.{runtime}",
     }
 
 
@@ -110,13 +109,13 @@ def store() -> Iterator[Fact]:
     path = os.environ.get(stored.VARIABLE)
     if not path:
         return
-    if not os.path.exists(path):  # as `plan` sees it: `nvstate.store.save` may write it yet
-        yield StoreFact(name=path, status="absent")
-        return
     try:
         plans = len(stored.read(Path(path)))
     except errors.StoreError as error:
-        yield StoreFact(name=path, status="broken", failed=True, message=str(error))
+        if isinstance(error.__context__, FileNotFoundError):  # `plan` waits for it to be saved
+            yield StoreFact(name=path, status="absent")
+        else:
+            yield StoreFact(name=path, status="broken", failed=True, message=str(error))
     else:
         yield StoreFact(name=path, status="read", plans=plans)
 

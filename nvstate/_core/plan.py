@@ -128,8 +128,8 @@ class Plan:
             StoreError: another text, or that of a plan of a newer version.
         """
         try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
+            fields = stored.parsed(text)
+        except ValueError as error:
             stored.refuse("no plan", "what `to_json` wrote", f"{error}", "Write it again.")
         return stored.plan_of(cls, fields)  # pyright: ignore[reportReturnType]
 

@@ -82,20 +82,25 @@ def check_api(built: int) -> None:
     It must run before anything is registered: a target of a newer API that waits for the CPU
     backend loses that backend for the whole process.
     """
-    header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
-    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
-    runtime = int(found[1]) if found else -1
-    if runtime >= built:
+    runtime = runtime_minor()
+    if runtime is not None and runtime >= built:
         return
     raise errors.LibraryError(
         errors.message(
             "nvstate",
             "this jaxlib is older than the one that nvstate was built with",
             expected=f"XLA FFI API 0.{built} or newer",
-            got=f"0.{runtime}" if found else f"no version in {header}",
+            got="no version in its headers" if runtime is None else f"0.{runtime}",
             do="Upgrade it with `pip install --upgrade jax jaxlib`.",
         )
     )
+
+
+def runtime_minor() -> int | None:
+    """The minor version of the FFI API that this jaxlib has; None if its headers do not say."""
+    header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
+    found = re.search(r"#define XLA_FFI_API_MINOR (\d+)", header.read_text())
+    return int(found[1]) if found else None
 
 
 def check(code: int, what: str = "") -> None:

@@ -88,7 +88,7 @@ class FFTPlan(Plan):
             True
         """
         inverse = self.spec.inverse(hermitian)
-        return FFTPlan.of(inverse, (self.result,), self.placement, self.choices)
+        return FFTPlan.chosen(inverse, (self.result,), self.placement, self.choices)
 
     @property
     def backend(self) -> Literal["cufft", "xla"]:
@@ -290,6 +290,7 @@ def _made(
         listed = ", ".join(f'"{name}"' for name in strategies.names())
         raise _spec_error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
     dtypes.require(WHERE, spec.operand_dtype)
+    spec.require_countable(operand.shape)
     if strategy != "auto":
         strategies.choose(spec, operand.shape, strategy)
     where = placement.shared(WHERE, {"x": where}, execution)

@@ -103,6 +103,8 @@ def _pays(name: Strategy, spec: FFTSpec, shape: tuple[int, ...]) -> bool:
         return True
     nbytes = math.prod(shape) * np.dtype(spec.operand_dtype).itemsize
     batches = runs(spec, shape)
+    if not nbytes:
+        return True  # nothing will run
     if name == "loop":
         each = max(run.size for run in batches)
         launches = math.prod(run.size for run in batches) // each

@@ -318,6 +318,12 @@ def test_one_shots_take_stored_choices(default, monkeypatch):
     assert [plan.choices for plan in ran] == ["transpose"]
 
 
+def test_inverses_take_stored_choices(default):
+    nvs.store.save({"back": rows(direction="inverse", strategy="transpose")})
+    assert rows().inverse().choices == "transpose"
+    assert rows(strategy="contiguous").inverse().choices == "contiguous"
+
+
 def test_foreign_choices_are_not_taken(default):
     nvs.store.save({"rows": rows(strategy="transpose")})
     edited(default, elsewhere)

@@ -175,6 +175,23 @@ def test_descriptions():
     assert nvs.fft.plan(x, axes=(0,)).operand == nvs.fft.plan(x, axes=(0,)).result
 
 
+def test_empty_operands_have_a_strategy_too():
+    plan = nvs.fft.plan(jnp.ones((0, 8, 0), "complex64"), axes=(1,))
+    assert plan.strategy in {"loop", "transpose"}
+    assert "complex64[0,8,0]" in plan.describe()
+    assert plan(jnp.ones((0, 8, 0), "complex64")).shape == (0, 8, 0)
+
+
+def test_transforms_that_nothing_can_count_are_refused():
+    for call in (
+        nvs.fft.plan,
+        nvs.fft.fft,
+        jax.jit(lambda x, n: nvs.fft.fft(x, n=n), static_argnames="n"),
+    ):
+        with pytest.raises(nvs.errors.SpecError, match="more bytes than any library counts"):
+            call(jnp.ones(4, "complex64"), n=2**60)
+
+
 def test_dropped_plans_leave_no_more_than_dropped_jitted_functions():
     # A thousand on a GPU, with device memory: test_gpu.py. jax 0.10 keeps the executables of
     # dropped functions until `jax.clear_caches()`, later ones do not: so the yardstick is jax.jit.
