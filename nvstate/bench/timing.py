@@ -27,6 +27,7 @@ class Candidate:
         per: transforms in one call; times are of one transform.
         foreign: another library's, whose refusal is a result and not a failure.
         prepare: gets the data, before the clock starts.
+        tidy: is called before each round, off the clock.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Candidate:
     per: int = 1
     foreign: bool = False
     prepare: Callable[[], object] = lambda: None
+    tidy: Callable[[], object] = lambda: None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +74,7 @@ class _Running:
     def round(self, *, wait_each: bool) -> float:
         """Seconds of one transform in `calls` calls, of which all or the last are waited for."""
         call, wait = self.call, self.candidate.wait
+        self.candidate.tidy()
         start = time.perf_counter()
         y: Any = None
         for _ in range(self.calls):
