@@ -2,14 +2,13 @@
 
 from nvstate import cache, errors, fft, store
 from nvstate._core.autotune import autotune
+from nvstate._core.export import disabled_checks, register
 from nvstate._core.plan import Plan
 from nvstate._core.verbs import (
     Bound,
     bind,
-    disabled_checks,
     execute,
     free,
-    register,
     release,
     reset,
     reset_unchecked,

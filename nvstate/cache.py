@@ -96,11 +96,11 @@ def limit(*, plans: int | None = None, bytes: int | float | str | None = None) -
     limits: dict[str, int] = {}
     if plans is not None:
         limits["plans"] = operator.index(plans)
-        if limits["plans"] < 0:
+        if limits["plans"] < 0 or isinstance(plans, bool):
             raise errors.SpecError(
                 errors.message(
                     "nvstate.cache",
-                    "a negative number of plans",
+                    "no number of plans",
                     expected="0 or more",
                     got=str(plans),
                     do="Pass `plans=0` to keep no native plan that nothing else holds.",

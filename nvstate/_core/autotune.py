@@ -75,9 +75,8 @@ def autotune(plan: Plan, /, *args: Any, rounds: int = 7, **keywords: Any) -> Pla
     if isinstance(values[0], np.ndarray):
         device = plan.placement and placement.device(plan.where, plan.placement)
         values = tuple(jax.device_put(x, device) for x in values)
-    where = placement.of(values[0])
-    platform = where.platform if where else jax.default_backend()
-    candidates = plan.candidates(platform)
+    where = placement.on(values[0].sharding)
+    candidates = plan.candidates(where.platform)
     if len(candidates) == 1:
         return plan
     seconds = _measured(candidates, values, rounds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-from jax._src import core, dispatch
+from jax._src import core, dispatch, mesh
 from jax._src.array import ArrayImpl
 from jax._src.custom_partitioning_sharding_rule import (
     sdy_sharding_rule_to_mlir,
@@ -16,12 +16,16 @@ from jax.interpreters import mlir
 
 __all__ = [
     "ArrayImpl",
+    "apply",
     "device_count",
     "devices",
     "guards_transfers",
+    "has_mesh",
     "is_exporting",
+    "is_jit_disabled",
     "is_partly_manual",
     "is_tracing",
+    "looks_for_nans",
     "sharding_rule",
     "tensor_type",
     "wants_devices",
@@ -51,11 +55,33 @@ def is_exporting(ctx: Any) -> bool:
     return ctx.module_context.lowering_parameters.for_export
 
 
+def apply(primitive: Any, *operands: Any, **parameters: Any) -> Any:
+    """Run a primitive by itself, compiled and kept by JAX."""
+    return dispatch.apply_primitive(primitive, *operands, **parameters)
+
+
+def looks_for_nans() -> bool:
+    """Whether JAX looks at each result for NaN or infinity."""
+    config: Any = jax.config
+    return config.jax_debug_nans or config.jax_debug_infs
+
+
+def has_mesh() -> bool:
+    """Whether `jax.set_mesh` has set one for this thread."""
+    return not mesh.get_concrete_mesh().empty
+
+
 def guards_transfers() -> bool:
     """Whether this thread's transfers between host and devices are logged or forbidden."""
     config: Any = jax.config
     guards = (config.jax_transfer_guard_host_to_device, config.jax_transfer_guard_device_to_host)
     return any(guard not in (None, "allow") for guard in guards)
+
+
+def is_jit_disabled() -> bool:
+    """Whether jitted functions run as they are written."""
+    config: Any = jax.config
+    return config.jax_disable_jit
 
 
 def is_tracing() -> bool:

@@ -136,6 +136,8 @@ def _placement(fields: Any) -> Placement:
     package, devices, kind = fields["package"], fields["devices"], fields["memory_kind"]
     if package not in ("numpy", "jax"):
         raise ValueError(f'`package` is "numpy" or "jax", not {short(package)}')
+    if package == "numpy" and devices == ["cpu"] and kind is None:
+        return Placement("numpy", ("cpu",))
     listed = devices if isinstance(devices, list) else []
     matches = [_DEVICE.fullmatch(d) if isinstance(d, str) else None for d in listed]
     found = [(m[1], int(m[2])) for m in matches if m]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,23 +21,26 @@ def through(run: Callable[..., Any], device: Device, values: tuple[Any, ...]) ->
     On the CPU the result is copied once, so that it can be written to; a device with memory of its
     own gets one copy of each operand, and its result comes back in one.
     """
-    if not compat.is_tracing():
-        return _through(run, device, values)
-    with jax.ensure_compile_time_eval():  # values that a trace computes are constants of it
+    with contextlib.ExitStack() as stack:
+        if compat.is_tracing():  # values that a trace computes are constants of it
+            stack.enter_context(jax.ensure_compile_time_eval())
+        if compat.has_mesh():  # whose devices need not be this one
+            stack.enter_context(jax.set_mesh(jax.make_mesh((1,), ("_",), devices=[device])))
         return _through(run, device, values)
 
 
 def _through(run: Callable[..., Any], device: Device, values: tuple[Any, ...]) -> Any:
-    # jit moves NumPy's arrays faster than `device_put` does, but not where users forbid transfers
-    # that nobody asked for: these were asked for.
-    guarded = compat.guards_transfers()
+    # jit moves NumPy's arrays faster than `device_put` does, but not where it is disabled, and not
+    # where users forbid transfers that nobody asked for: these were asked for.
+    guarded = compat.guards_transfers() or compat.is_jit_disabled()
     if guarded:
         values = tuple(jax.device_put(x, device) for x in values)
     y = run(values, device)
-    # A sleeping thread wakes later than a small result is there: look for it first.
-    end = log.now() + PATIENCE
-    while not y.is_ready() and log.now() < end:
-        pass
+    if device.platform == "cpu":
+        # A sleeping thread wakes later than a small result is there: look for it first.
+        end = log.now() + PATIENCE
+        while not y.is_ready() and log.now() < end:
+            pass
     y = jax.device_get(y) if guarded else np.asarray(y)
     try:
         y.setflags(write=True)  # memory of its own, if it came from another device

@@ -19,7 +19,8 @@ Execution = Literal["cpu", "cuda"]  # or a jax.Device
 class Placement:
     """Package, devices and memory kind of the arrays that a plan takes and returns.
 
-    NumPy's arrays are in the host's memory; `devices` is then where they are computed with.
+    NumPy's arrays are in the host's memory; `devices` is then where they are computed with: `cpu`,
+    the first CPU of the process, if nothing else was said.
     """
 
     package: aval.Package
@@ -27,7 +28,7 @@ class Placement:
     memory_kind: str | None = None  # None: the devices' default memory
 
     def __str__(self) -> str:
-        """For example `cuda:0`, `cuda:0 (pinned_host)`, `cpu:0 (numpy)`."""
+        """For example `cuda:0`, `cuda:0 (pinned_host)`, `cpu (numpy)`."""
         where = ",".join(self.devices)
         kind = f" ({self.memory_kind})" if self.memory_kind else ""
         return f"{where}{kind}" + (" (numpy)" if self.package == "numpy" else "")
@@ -47,7 +48,7 @@ def of(x: Any) -> Placement | None:
 def on(sharding: jax.sharding.Sharding | None) -> Placement:
     """The placement of JAX arrays with this sharding; for None, of NumPy's."""
     if sharding is None:
-        return Placement("numpy", ("cpu:0",))
+        return Placement("numpy", ("cpu",))
     devices = sorted(sharding.device_set, key=lambda d: d.id)
     kind = sharding.memory_kind
     if kind == devices[0].default_memory().kind:
@@ -103,6 +104,8 @@ def shared(
                 "Move the operand with `jax.device_put(x, device)`.",
             )
         )
+    if execution == "cpu":
+        return place
     return Placement("numpy", (name(_chosen(where, execution)),))
 
 
@@ -134,7 +137,7 @@ def device(where: str, place: Placement) -> Device:
     """
     wanted = place.devices[0]
     for found in local_devices(place.platform):
-        if name(found) == wanted:
+        if wanted in (place.platform, name(found)):  # without a number: the first
             return found
     raise _absent(where, wanted)
 
@@ -177,8 +180,11 @@ def way_to(where: Placement) -> str:
     first, *others = where.devices
     if others or where.memory_kind:
         return f"to {where} with `jax.device_put`"
-    platform, ordinal = first.split(":")
-    return f'with `jax.device_put(x, jax.devices("{platform}")[{ordinal}])`'
+    for ordinal, found in enumerate(local_devices(where.platform)):
+        if name(found) == first:
+            device = f'jax.local_devices(backend="{where.platform}")[{ordinal}]'
+            return f"with `jax.device_put(x, {device})`"
+    return f"to {where}, in the process that has it"
 
 
 def fits(planned: Placement, got: Placement) -> bool:

@@ -113,8 +113,8 @@ class Plan:
     def __hash__(self) -> int:
         return self.digest
 
-    def __reduce__(self) -> Any:
-        return type(self).of, (self.spec, self.types, self.placement, self.choices)
+    def __reduce__(self) -> Any:  # through the checks: an older version must not drop a field
+        return type(self).from_json, (self.to_json(),)
 
     def to_json(self) -> str:
         """The plan as text, which `from_json` reads."""
@@ -170,8 +170,9 @@ class Plan:
         if compiled is not None and not keywords and self._passed(args):
             try:
                 return compiled.call(*args)
-            except (ValueError, RuntimeError):  # JAX's, of what was consumed; ours, of a type
-                self.check(args)  # says it with the name and the device
+            except (ValueError, RuntimeError):  # JAX's, of what is deleted; ours, of a type
+                if not self.consumed:  # else this very call may have deleted it
+                    self.check(args)  # says it with the name and the device
                 raise
         values = operands.named(self, args, keywords)
         self.check(values)
@@ -192,13 +193,13 @@ class Plan:
         # Another device than before: JAX's backends were reset.
         if compiled is not None and compiled.device is device:
             return compiled.call(*values)
-        for scope in scopes.current.get():
-            scope.plans.add(self)
+        scopes.enter(self)
         start, before = log.now(), scopes.native_bytes()
         compiled = Compiled(self.program, self.consumed, device)
         self.__dict__["_compiled"] = compiled
         y = compiled.call(*values)
         log.info("first execution", self, start, scopes.native_bytes() - before)
+        scopes.trim()  # a program of several GPUs makes its native plans as it runs
         return y
 
     @property
@@ -233,7 +234,7 @@ class Plan:
     def _passed(self, values: tuple[Any, ...]) -> bool:
         """Whether these are JAX's arrays, placed as those that passed `check` before."""
         accepted = self._accepted
-        if len(values) != len(accepted):
+        if not accepted or len(values) != len(accepted):
             return False
         for x, known in zip(values, accepted, strict=False):  # as many, and this costs less
             if type(x) is not ArrayImpl:
@@ -241,7 +242,7 @@ class Plan:
             sharding = x.sharding
             if sharding is not known and sharding != known:
                 return False
-        return True
+        return not self.consumed or not any(x.is_deleted() for x in values)
 
     @functools.cached_property
     def program(self) -> Program:

@@ -75,6 +75,8 @@ def define(
         return operation(batch(spec, dim, x.ndim), x, choices=choices), dim
 
     def impl(x: Any, *, spec: Spec, choices: Any) -> Any:
+        if compat.looks_for_nans():  # and runs a program again piece by piece if it finds one
+            return compat.apply(primitive, x, spec=spec, choices=choices)
         with jax.disable_jit(False):  # there is no other way to run a primitive
             return scopes.eager(operation, spec, choices)(x)
 
@@ -140,15 +142,15 @@ def _splitting_batches(
     """The reference, run on each device's own batches."""
     split = custom_partitioning(reference, static_argnums=(0,))
 
-    def unsplit(spec: Spec, type_: Any) -> Any:
-        sharding = type_.sharding
+    def unsplit(spec: Spec, mesh: Any, type_: Any) -> Any:
+        given = getattr(type_.sharding, "spec", ())  # none of what no mesh has placed
         axes = whole(spec, len(type_.shape))
-        entries = [*sharding.spec, *[None] * (len(type_.shape) - len(sharding.spec))]
+        entries = [*given, *[None] * (len(type_.shape) - len(given))]
         kept = [None if axis in axes else entry for axis, entry in enumerate(entries)]
-        return jax.NamedSharding(sharding.mesh, jax.P(*kept))
+        return jax.NamedSharding(mesh, jax.P(*kept))
 
     def partition(spec: Spec, mesh: Any, operands: Any, result: Any) -> Any:
-        shardings = tuple(unsplit(spec, x) for x in operands)
+        shardings = tuple(unsplit(spec, mesh, x) for x in operands)
         return mesh, functools.partial(reference, spec), shardings[0], shardings
 
     def rule(spec: Spec, mesh: Any, operands: Any, results: Any) -> Any:
@@ -157,7 +159,7 @@ def _splitting_batches(
         return f"{operand} -> {result}", {"need_replication_factors": gathered}
 
     def infer(spec: Spec, mesh: Any, operands: Any, result: Any) -> Any:
-        return unsplit(spec, operands[0])
+        return unsplit(spec, mesh, operands[0])
 
     # The rule is Shardy's; the other is for the partitioner before it.
     split.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextvars
 import functools
+import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -22,33 +23,39 @@ class Scope:
 
     def __init__(self, limit: int | None) -> None:
         self.limit = limit
-        self.plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+        self._plans: weakref.WeakSet[Plan] = weakref.WeakSet()
+        self._latest: Callable[[], Plan | None] = lambda: None
         self._since = _native.cache_generation()
+        self._lock = threading.Lock()  # a context may be copied into another thread
+
+    def add(self, plan: Plan) -> None:
+        """Note that a plan is about to be built in this scope."""
+        with self._lock:
+            self._plans.add(plan)
+            self._latest = weakref.ref(plan)
+
+    def _built(self) -> list[Plan]:
+        with self._lock:
+            return list(self._plans)
 
     def trim(self) -> None:
         """Drop what was used longest ago until the rest is within the limit, but for the latest."""
         if self.limit is None:
             return
-        rows = _native.cache_rows(self._since)
-        for owners, nbytes in rows[:-1]:
-            if sum(n for _, n in rows) <= self.limit:
+        latest = self._latest()
+        for row in _native.cache_rows(self._since)[:-1]:
+            # Counted anew each time: an executable of somebody else's may hold what was dropped.
+            if sum(r.nbytes for r in _native.cache_rows(self._since)) <= self.limit:
                 return
-            rows = rows[1:]
-            for plan in [p for p in self.plans if p.spec.family in owners]:
-                plan.drop()
-            eager.cache_clear()
-            for owner in owners:
-                _native.cache_drop(owner)
-            log.debug("over the limit of a scope", f"{nbytes} bytes dropped")
+            family = [p for p in self._built() if p.spec.family in row.owners]
+            _drop((p for p in family if p is not latest), _native.cache_drop_made, row.made)
+            log.debug("over the limit of a scope", f"{row.nbytes} bytes were dropped")
 
     def end(self) -> None:
         """Drop all of it."""
         start, before = log.now(), native_bytes()
-        plans = list(self.plans)
-        for plan in plans:
-            plan.drop()
-        eager.cache_clear()
-        _native.cache_drop_since(self._since)
+        plans = self._built()
+        _drop(plans, _native.cache_drop_since, self._since)
         log.info("end of a scope", f"{len(plans)} plans", start, before - native_bytes())
 
 
@@ -64,8 +71,14 @@ def eager(operation: Callable[..., Any], spec: Any, choices: Any) -> Any:
     return jax.jit(functools.partial(operation, spec, choices=choices))
 
 
+def enter(plan: Plan) -> None:
+    """Note in the open scopes that a plan is about to be built."""
+    for scope in current.get():
+        scope.add(plan)
+
+
 def trim() -> None:
-    """Keep the open scopes within their limits; called where native plans are made."""
+    """Keep the open scopes within their limits; called when native plans may have been made."""
     for scope in current.get():
         scope.trim()
 
@@ -73,10 +86,16 @@ def trim() -> None:
 def free(plan: Plan) -> None:
     """Drop what was built natively for a plan."""
     start, before = log.now(), native_bytes()
-    plan.drop()
-    eager.cache_clear()
-    _native.cache_drop(plan.spec.family)
+    _drop([plan], _native.cache_drop, plan.spec.family)
     log.info("freed", plan, start, before - native_bytes())
+
+
+def _drop(plans: Iterable[Plan], drop: Callable[[int], None], native: int) -> None:
+    """Drop compiled calls first, so that nothing holds the native plans."""
+    for plan in plans:
+        plan.drop()
+    eager.cache_clear()
+    drop(native)
 
 
 def native_bytes() -> int:

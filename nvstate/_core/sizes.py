@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 
@@ -20,14 +21,17 @@ def parse(where: str, size: int | float | str) -> int | None:
     Raises:
         SpecError: no size, or a negative one.
     """
-    if size == math.inf:
-        return None
-    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
-        return size
     if isinstance(size, str):
         found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(\w*)\s*", size)
         if found and found[2] in _UNITS:
             return int(float(found[1]) * _UNITS[found[2]])
+    elif size == math.inf:
+        return None
+    elif not isinstance(size, bool):
+        with contextlib.suppress(TypeError, ValueError):  # no number, or a fraction
+            number = int(size) if float(size).is_integer() else -1
+            if number >= 0:
+                return number
     raise errors.SpecError(
         errors.message(
             where,

@@ -8,6 +8,7 @@ import hashlib
 import json
 from typing import Any
 
+from nvstate import errors
 from nvstate._core.aval import OperandType
 
 
@@ -34,8 +35,8 @@ class Spec:
         """A digest that derived specs share: what `free` drops together. Here, the digest."""
         return self.digest
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.fields()  # less the cached digest
+    def __reduce__(self) -> Any:  # through the checks: an older version must not drop a field
+        return _restored, (type(self), self.fields())
 
     def fields(self) -> dict[str, Any]:
         """The fields by name, as plain values."""
@@ -44,6 +45,21 @@ class Spec:
     def accepts(self, planned: tuple[OperandType, ...], got: tuple[OperandType, ...]) -> bool:
         """Whether operands of the types `got` may stand where a plan was made for `planned`."""
         return planned == got
+
+
+def _restored(cls: type[Spec], fields: dict[str, Any]) -> Spec:
+    """What a pickle holds of a spec, made again and so checked again."""
+    if known := fields.keys() ^ {f.name for f in dataclasses.fields(cls)}:
+        raise errors.StoreError(
+            errors.message(
+                "nvstate",
+                f"a pickled {cls.__name__} of another version",
+                expected=f"the fields of this version's {cls.__name__}",
+                got=f"unknown or missing: {', '.join(sorted(known))}",
+                do="Make the spec again with this version.",
+            )
+        )
+    return cls(**fields)
 
 
 def digest(*values: Any) -> int:

@@ -44,8 +44,9 @@ def environment(cls: type[Plan], where: Placement | None) -> dict[str, str]:
     if where is None:
         device = jax.local_devices()[0]
     else:
-        here = placement.local_devices(where.platform)
-        device = next((d for d in here if placement.name(d) in where.devices), None)
+        here, wanted = placement.local_devices(where.platform), {where.platform, *where.devices}
+        numbered = [d for d in here if placement.name(d) in wanted]
+        device = next(iter(here if where.platform in where.devices else numbered), None)
     if device is None:
         return {"device": "missing"}
     platform = placement.name(device).split(":")[0]

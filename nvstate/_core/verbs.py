@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 from collections.abc import Generator
 from typing import Any
 
 import jax
 
-from nvstate import _native, errors
+from nvstate import errors
 from nvstate._core import aval, log, scopes, sizes
 from nvstate._core.operands import named, unknown
-from nvstate._core.plan import Plan, plan_types
+from nvstate._core.plan import Plan
 
 
 class Bound:
@@ -43,20 +42,6 @@ jax.tree_util.register_pytree_node(
     Bound,
     lambda bound: (bound.values, (bound.plan.digest, bound.plan)),
     lambda aux, leaves: Bound(aux[1], tuple(leaves)),
-)
-
-
-def _plan_from(data: bytes | bytearray) -> tuple[int, Plan]:
-    name, text = json.loads(bytes(data))
-    plan = plan_types[name].from_json(text)
-    return plan.digest, plan
-
-
-jax.export.register_pytree_node_serialization(
-    Bound,
-    serialized_name="nvstate.Bound",
-    serialize_auxdata=lambda aux: json.dumps([aux[1].serialized_name(), aux[1].to_json()]).encode(),
-    deserialize_auxdata=_plan_from,
 )
 
 
@@ -268,37 +253,7 @@ def resources(*, limit: int | float | str = math.inf) -> Generator[None]:
     try:
         yield
     finally:
-        scopes.current.reset(token)
-        scope.end()
-
-
-def disabled_checks() -> list[Any]:
-    """Say to `jax.export` that programs may call nvstate's targets.
-
-    Returns:
-        One `DisabledSafetyCheck` for each target of each operation.
-
-    Example:
-        >>> x = jnp.ones((2, 8), "complex64")
-        >>> function = jax.jit(nvs.fft.plan(x, axes=(1,)))
-        >>> exported = jax.export.export(function, disabled_checks=nvs.disabled_checks())(x)
-        >>> exported.call(x).shape
-        (2, 8)
-    """
-    targets = sorted({target for plan in plan_types.values() for target in plan.targets})
-    return [jax.export.DisabledSafetyCheck.custom_call(target) for target in targets]
-
-
-def register() -> None:
-    """Register nvstate's targets with XLA, as the first compilation for CUDA does by itself.
-
-    For a process that compiles nothing and runs exported programs. Calling it again is harmless; it
-    touches no device.
-
-    Raises:
-        LibraryError: the native library is missing, or newer than this jaxlib.
-
-    Example:
-        >>> nvs.register()
-    """
-    _native.register()
+        try:
+            scopes.current.reset(token)
+        finally:  # in another context than it was entered in, that fails
+            scope.end()

@@ -3,6 +3,7 @@
 from nvstate._native.cache import (
     cache_clear,
     cache_drop,
+    cache_drop_made,
     cache_drop_since,
     cache_generation,
     cache_info,
@@ -27,6 +28,7 @@ __all__ = [
     "Side",
     "cache_clear",
     "cache_drop",
+    "cache_drop_made",
     "cache_drop_since",
     "cache_generation",
     "cache_info",

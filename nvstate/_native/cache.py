@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from typing import NamedTuple
 
 from nvstate._native import library
 
@@ -32,8 +33,16 @@ def cache_info() -> dict[str, int]:
     return dict(zip(COUNTS, out, strict=True))
 
 
-def cache_rows(generation: int) -> list[tuple[tuple[int, ...], int]]:
-    """(owners, bytes) of each plan made after this, the one that is unused longest first."""
+class Row(NamedTuple):
+    """A native plan that is alive: a number of its own, its bytes, and for whom it was made."""
+
+    made: int
+    nbytes: int
+    owners: frozenset[int]
+
+
+def cache_rows(generation: int) -> list[Row]:
+    """The plans made after this, the one that is unused longest first."""
     native = library.loaded()
     if native is None:
         return []
@@ -45,12 +54,19 @@ def cache_rows(generation: int) -> list[tuple[tuple[int, ...], int]]:
         if n.value <= room:
             break
         out = (ctypes.c_int64 * n.value)()
-    rows: list[tuple[tuple[int, ...], int]] = []
+    rows: list[Row] = []
     numbers = iter(list(out)[: n.value])
-    for nbytes in numbers:
-        count = next(numbers)
-        rows.append((tuple(next(numbers) for _ in range(count)), nbytes))
+    for made in numbers:
+        nbytes, count = next(numbers), next(numbers)
+        rows.append(Row(made, nbytes, frozenset(next(numbers) for _ in range(count))))
     return rows
+
+
+def cache_drop_made(made: int) -> None:
+    """Drop the plan of this row; executables keep theirs."""
+    native = library.loaded()
+    if native is not None:
+        library.check(native.nvstate_cache_drop_made(made))
 
 
 def cache_limits(**limits: int) -> None:

@@ -138,6 +138,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_cache_limit": (integer, [int64, int64]),
         "nvstate_cache_rows": (integer, [int64, array, out]),
         "nvstate_cache_drop": (integer, [int64]),
+        "nvstate_cache_drop_made": (integer, [int64]),
         "nvstate_cache_clear": (integer, []),
         "nvstate_cache_generation": (int64, []),
         "nvstate_cache_drop_since": (integer, [int64]),

@@ -37,7 +37,7 @@ def line(plan: FFTPlan) -> str:
     spec = plan.spec
     pinned = [f"strategy {plan.choices}"] if plan.choices != "auto" else []
     said = [transform(plan), f"norm {spec.norm}", *["in place"] * spec.inplace, *pinned]
-    return f"FFTPlan({at(plan)} -> {plan.result}: {', '.join(said)}; {runs(plan)})"
+    return f"FFTPlan({at(plan)} -> {plan.result}: {', '.join(said)}; {would_run(plan)})"
 
 
 def transform(plan: FFTPlan) -> str:
@@ -54,6 +54,14 @@ def at(plan: FFTPlan) -> str:
 def runs(plan: FFTPlan) -> str:
     """The library."""
     return "XLA's own FFT" if plan.backend == "xla" else f"cuFFT, {plan.strategy}"
+
+
+def would_run(plan: FFTPlan) -> str:
+    """The library, without looking for a device if the plan has none."""
+    if plan.placement:
+        return runs(plan)
+    exact = all(type(n) is int for n in plan.operand.shape)  # not symbolic
+    return f"cuFFT on CUDA{', ' + plan.strategy if exact else ''}; XLA's own FFT on CPUs"
 
 
 def _moves(plan: FFTPlan) -> list[str]:

@@ -4,6 +4,7 @@ Three rows of the FFT's cases, one of each kind, stand for all; what is said of 
 in tests/core/test_two_operands.py, and what needs a GPU in test_lifecycle_cuda.py.
 """
 
+import contextvars
 import gc
 import logging
 import os
@@ -11,6 +12,7 @@ import pickle
 import re
 import subprocess
 import sys
+import threading
 import time
 import weakref
 
@@ -21,7 +23,7 @@ import pytest
 from jax.experimental import compute_on as streams
 
 import nvstate as nvs
-from nvstate._core import stored
+from nvstate._core import scopes, stored
 from tests.case import all_cases, relative_l2, to_jax
 from tests.deviceless import compile_h100
 
@@ -159,6 +161,17 @@ def test_a_reset_is_a_new_binding_and_the_old_one_is_unchanged(plan, x, case):
     assert relative_l2(nvs.execute(bound), case.oracle(np.asarray(x))) < case.bound
 
 
+@pytest.mark.parametrize("package", ["numpy", "jax", "type"])
+def test_an_execution_needs_its_operands_also_after_the_first(case, value, x, package):
+    planned = {"numpy": value, "jax": x, "type": jax.ShapeDtypeStruct(x.shape, x.dtype)}[package]
+    plan = case.plan(planned)
+    for _ in range(2):
+        for call in (plan, lambda: nvs.execute(plan), lambda: nvs.bind(plan), lambda: plan(x, x)):
+            with pytest.raises(nvs.errors.OperandError, match="this plan takes one operand, `x`"):
+                call()
+        plan(x if package == "jax" else value)
+
+
 def test_omitted_operands_stay(plan, x):
     bound = nvs.bind(plan, x=x)
     assert nvs.reset(bound).operands["x"] is x
@@ -280,6 +293,54 @@ def test_limits_are_sizes(limit):
     if limit is not None:
         with pytest.raises(nvs.errors.SpecError, match="no size of memory"):
             nvs.cache.limit(bytes=limit)
+
+
+@pytest.mark.parametrize(
+    ("limit", "nbytes"),
+    [("2 GiB", 2**31), ("1.5 kB", 1500), (2e9, 2 * 10**9), (np.int64(5), 5), ("0", 0), ("7 B", 7)],
+)
+def test_limits_are_written_in_several_ways(limit, nbytes):
+    try:
+        nvs.cache.limit(bytes=limit)
+        assert nvs.cache.info().bytes_limit == nbytes
+    finally:
+        nvs.cache.limit(bytes=float("inf"))
+
+
+def test_a_block_that_is_left_in_another_context_ends_all_the_same(case, x):
+    plan = case.plan(x)
+    nvs.free(plan)
+    block = nvs.resources()
+
+    def enter():
+        block.__enter__()
+        plan(x)
+
+    contextvars.copy_context().run(enter)
+    assert plan._compiled is not None
+    with pytest.raises(ValueError, match="different Context"):
+        block.__exit__(None, None, None)
+    assert plan._compiled is None
+
+
+def test_a_block_may_be_shared_by_threads():
+    shapes = [(2, 8 + n) for n in range(60)]
+
+    def use(part):
+        for shape in shapes[part::3]:
+            nvs.fft.plan(jnp.ones(shape, "complex64"), axes=(1,))
+            scopes.enter(nvs.fft.plan(jnp.ones(shape, "complex64"), axes=(0,)))
+
+    with nvs.resources():
+        (scope,) = scopes.current.get()
+        inside = [contextvars.copy_context() for _ in range(3)]
+        threads = [threading.Thread(target=c.run, args=(use, i)) for i, c in enumerate(inside)]
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            scope._built()
+        for thread in threads:
+            thread.join()
 
 
 def test_limits_of_the_cache_are_settable():
@@ -453,6 +514,18 @@ def test_the_execution_device_follows_the_operands(case, x):
     assert plan(there).devices() == {jax.devices("cpu")[2]}
 
 
+def test_uncommitted_operands_follow_jaxs_default_device(plan, x, case):
+    # As everywhere in JAX, and as the contract says: such an array may be moved by its user's word.
+    there = jax.devices("cpu")[1]
+    with jax.default_device(there):
+        y = plan(x)
+    assert y.devices() == {there}
+    assert relative_l2(y, case.oracle(np.asarray(x))) < case.bound
+    committed = jax.device_put(x, jax.devices("cpu")[0])
+    with jax.default_device(there):
+        assert plan(committed).devices() == {jax.devices("cpu")[0]}
+
+
 def test_execution_overrides_it_for_numpy(value, case):
     spec = case.plan(value).spec
     device = jax.devices("cpu")[3]
@@ -461,6 +534,8 @@ def test_execution_overrides_it_for_numpy(value, case):
     assert plan._compiled is None
     assert relative_l2(plan(value), case.oracle(value)) < case.bound
     assert plan._compiled.device is device
+    with jax.disable_jit():
+        assert relative_l2(plan(value), case.oracle(value)) < case.bound
     assert nvs.fft.plan(spec, value, execution="cpu") is nvs.fft.plan(spec, value)
     assert nvs.fft.plan(spec, value, execution="cpu") is not plan
 
@@ -557,6 +632,17 @@ def test_every_phase_is_logged_with_milliseconds_and_bytes(case, value, caplog):
     assert [r.getMessage().split(":")[0] for r in caplog.records] == ["bound", "reset"]
 
 
+def test_watching_changes_nothing():
+    out = run(
+        "import logging\n"
+        "from jax._src import xla_bridge\n"
+        "logging.basicConfig(level=logging.DEBUG)\n"
+        "plan = nvs.fft.plan(jax.ShapeDtypeStruct((4, 8), 'complex64'), axes=(1,))\n"
+        "print(xla_bridge.backends_are_initialized(), repr(plan))\n"
+    )
+    assert out.startswith("False FFTPlan(complex64[4,8] -> complex64[4,8]: c2c forward")
+
+
 def test_importing_says_and_does_nothing():
     out = run(
         "import logging, sys\n"
@@ -601,8 +687,8 @@ def test_plans_live_on_after_the_backends_were_reset():
 
 
 def test_a_device_that_is_gone_is_named(value, case):
-    plan = case.plan(value)
-    text = plan.to_json().replace('"cpu:0"', '"cpu:77"')
+    plan = nvs.fft.plan(case.plan(value).spec, value, execution=jax.devices("cpu")[1])
+    text = plan.to_json().replace('"cpu:1"', '"cpu:77"')
     gone = type(plan).from_json(text)
     with pytest.raises(nvs.errors.UnsupportedError, match=r"no device cpu:77(.*\n)*.*cpu:0, cpu:1"):
         gone(value)
@@ -611,6 +697,16 @@ def test_a_device_that_is_gone_is_named(value, case):
         nvs.errors.OperandError, match=r"expected: .* on cuda:5\n  got: .* on cpu:0"
     ):
         there(to_jax(value))
+
+
+def test_pickles_of_a_newer_version_are_refused(plan):
+    for restore, arguments in (plan.__reduce__(), plan.spec.__reduce__()):
+        assert restore(*arguments) == (plan if len(arguments) == 1 else plan.spec)
+    restore, (kind, fields) = plan.spec.__reduce__()
+    with pytest.raises(nvs.errors.StoreError, match="unknown or missing: prolog"):
+        restore(kind, {**fields, "prolog": "window"})
+    with pytest.raises(nvs.errors.SpecError, match="unknown `kind`"):
+        restore(kind, {**fields, "kind": "hartley"})
 
 
 def test_plans_of_a_newer_version_are_refused(plan):

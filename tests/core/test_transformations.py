@@ -129,6 +129,40 @@ def test_free_and_scopes_end_what_eager_derivatives_compiled():
     assert scopes.eager.cache_info().currsize <= 64
 
 
+@pytest.mark.parametrize("kind", ["Auto", "Explicit"])
+def test_inside_a_mesh(kind):
+    value, want = np.asarray(Z), np.fft.fft(np.asarray(Z), axis=1)
+    plan, host = nvs.fft.plan(Z, axes=(1,)), nvs.fft.plan(value, axes=(1,))
+    free = jnp.asarray(value)  # committed to no device
+    kinds = (getattr(jax.sharding.AxisType, kind),)
+    with jax.set_mesh(jax.make_mesh((4,), ("d",), axis_types=kinds)):
+        for y in (
+            host(value),
+            nvs.fft.fft(value, axis=1),
+            plan(free),
+            nvs.fft.fft(free, axis=1),
+            jax.jit(lambda x: nvs.fft.fft(x, axis=1))(free),
+            jax.jit(lambda: nvs.fft.fft(jnp.asarray(value), axis=1))(),
+        ):
+            assert relative_l2(y, want) < 1e-14
+        with pytest.raises(nvs.errors.OperandError, match=r"got:      jax\.Array"):
+            host(free)
+
+
+def test_looking_for_nans():
+    x = jnp.full((4, 8), jnp.inf, "complex64")
+    plan = nvs.fft.plan(x, axes=(1,))
+    jax.config.update("jax_debug_nans", True)
+    try:
+        for call in (plan, jax.jit(lambda x: plan(x)), nvs.fft.fft):
+            with pytest.raises(FloatingPointError, match="nan"):
+                call(x)
+        assert relative_l2(plan(jnp.ones((4, 8), "complex64")), np.fft.fft(np.ones((4, 8)))) < 1e-6
+    finally:
+        jax.config.update("jax_debug_nans", False)
+    assert np.isnan(np.asarray(plan(x))).any()
+
+
 def test_results_are_not_weakly_typed():
     weak = jnp.full((8,), 1 / 3)
     assert weak.weak_type
@@ -198,6 +232,17 @@ def test_symbolic_batches_are_refused_for_cuda():
     checks = [export.DisabledSafetyCheck.custom_call(t) for t in plan.targets]
     with pytest.raises(nvs.errors.UnsupportedError, match="an operand of unknown extents"):
         export.export(jax.jit(lambda x: plan(x)), platforms=["cuda"], disabled_checks=checks)(x)
+
+
+def test_bindings_of_unknown_operations_are_refused():
+    from nvstate._core import export as exports
+
+    data = exports._written((0, nvs.fft.plan(Z)))
+    assert exports._read(data)[1] is nvs.fft.plan(Z)
+    with pytest.raises(
+        nvs.errors.StoreError, match=r"unknown operation(.*\n)*.*nvstate\.fht"
+    ):
+        exports._read(data.replace(b"nvstate.fft.FFTPlan", b"nvstate.fht.FHTPlan"))
 
 
 def test_trees_of_bindings_are_printed():

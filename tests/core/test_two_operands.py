@@ -87,7 +87,7 @@ def test_operands_share_one_place():
     for b, text in (
         (jax.device_put(a, jax.devices("cpu")[1]), r"`a` on cpu:0, `b` on cpu:1"),
         (jax.device_put(a, a.sharding.with_memory_kind("pinned_host")), r"cpu:0 \(pinned_host\)"),
-        (A, r"`a` on cpu:0, `b` on cpu:0 \(numpy\)"),
+        (A, r"`a` on cpu:0, `b` on cpu \(numpy\)"),
     ):
         with pytest.raises(nvs.errors.OperandError, match=rf"different places\n(.*\n)*.*{text}"):
             two.plan(a, b)

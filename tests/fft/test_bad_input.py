@@ -121,7 +121,8 @@ SPECS = {
     "inplace-word": (lambda: nvs.fft.spec(C, inplace="yes"), "`inplace` is a choice"),
     "rfft2-of-complex": (lambda: nvs.fft.rfft2(C), r"Use `nvstate.fft.fftn`, or pass `x.real`"),
     "one-shot-of-list": (lambda: nvs.fft.fft([1, 2]), "got:      list"),
-    "negative-limit": (lambda: nvs.cache.limit(plans=-1), "a negative number of plans"),
+    "negative-limit": (lambda: nvs.cache.limit(plans=-1), "no number of plans"),
+    "true-limit": (lambda: nvs.cache.limit(plans=True), "got:      True"),
 }
 
 

@@ -126,6 +126,37 @@ void Generations() {
   cache.Clear();
 }
 
+// Listing plans must never be what destroys one: the destroyed one comes back into the cache.
+void RowsOutliveTheLastReference() {
+  Cache cache;
+  cache.SetLimit(0, kUnlimited);
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 2; ++t) {
+    threads.emplace_back([&cache, t] {
+      for (int i = 0; i < 20000; ++i) cache.Get(std::to_string(t), 1, Make);
+    });
+  }
+  threads.emplace_back([&cache] {
+    for (int i = 0; i < 20000; ++i) {
+      EXPECT(cache.Rows(int64_t{1} << 60).empty());
+      EXPECT(cache.Rows(0).size() <= 2);
+    }
+  });
+  for (std::thread& thread : threads) thread.join();
+  EXPECT(alive == 0);
+}
+
+void OneRowIsDropped() {
+  Cache cache;
+  cache.Get("a", 1, Make);
+  cache.Get("b", 1, Make);  // of the same owner
+  cache.DropMade(cache.Rows(0).front().generation);
+  EXPECT(alive == 1 && cache.Count().recent == 1);
+  cache.Get("b", 1, Make);
+  EXPECT(cache.Count().hits == 1);
+  cache.Clear();
+}
+
 void AFailureLeavesNothing() {
   Cache cache;
   for (int i = 0; i < 2; ++i) {
@@ -187,7 +218,8 @@ void EverythingAtOnce() {
         if (i % 31 == 0) cache.DropSince(cache.Generation() - 2);
         if (i % 101 == 0) cache.Clear();
         if (i % 13 == 0) EXPECT(cache.Count().recent <= 3);
-        if (i % 17 == 0) EXPECT(cache.Rows(0).size() <= 6);
+        if (i % 17 == 0) EXPECT(cache.Rows(i % 2 == 0 ? 0 : cache.Generation()).size() <= 6);
+        if (i % 19 == 0) cache.DropMade(cache.Generation());
         if (i % 500 == 0) cache.SetLimit(3, i % 1000 == 0 ? 20 : kUnlimited);
       }
     });
@@ -207,6 +239,8 @@ int main() {
   nvstate::TheLeastRecentGoesFirst();
   nvstate::BytesAreLimitedToo();
   nvstate::RowsAreInTheOrderOfUse();
+  nvstate::RowsOutliveTheLastReference();
+  nvstate::OneRowIsDropped();
   nvstate::Generations();
   nvstate::AFailureLeavesNothing();
   nvstate::OneKeyIsMadeOnce();

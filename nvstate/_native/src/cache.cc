@@ -102,10 +102,14 @@ std::vector<Cache::Row> Cache::Rows(int64_t generation) {
   std::vector<Row> rows;
   std::lock_guard lock(mutex_);
   for (auto& [key, entry] : entries_) {
+    if (entry.making || entry.generation <= generation) continue;
     std::shared_ptr<NativePlan> plan = entry.plan.lock();
-    if (plan == nullptr || entry.making || entry.generation <= generation) continue;
-    rows.push_back({plan->used(), plan->bytes(), {entry.owners.begin(), entry.owners.end()}});
-    plans.push_back(std::move(plan));
+    if (plan == nullptr) continue;
+    rows.push_back({entry.generation,
+                    plan->used(),
+                    plan->bytes(),
+                    {entry.owners.begin(), entry.owners.end()}});
+    plans.push_back(std::move(plan));  // it may be the last reference
   }
   std::sort(rows.begin(), rows.end(), [](const Row& a, const Row& b) { return a.used < b.used; });
   return rows;
@@ -124,6 +128,14 @@ void Cache::DropSince(int64_t generation) {
   std::lock_guard lock(mutex_);
   for (auto& [key, entry] : entries_) {
     if (entry.generation > generation) Forget(entry, gone);
+  }
+}
+
+void Cache::DropMade(int64_t generation) {
+  Recent gone;
+  std::lock_guard lock(mutex_);
+  for (auto& [key, entry] : entries_) {
+    if (entry.generation == generation) Forget(entry, gone);
   }
 }
 

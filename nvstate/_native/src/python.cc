@@ -107,12 +107,13 @@ NVS_EXPORT int nvstate_cache_limit(int64_t plans, int64_t bytes) {
   return Called([&] { Cache::Global().SetLimit(plans, bytes); });
 }
 
-// The plans made after `generation`, the one unused longest first: bytes, owners, each owner. `n`
-// is how many numbers fit into `out`, and then how many there are.
+// The plans made after `generation`, the one unused longest first: its own generation, bytes, how
+// many owners, each owner. `n` is how many numbers fit into `out`, and then how many there are.
 NVS_EXPORT int nvstate_cache_rows(int64_t generation, int64_t* out, int64_t* n) {
   return Called([&] {
     std::vector<int64_t> all;
     for (const Cache::Row& row : Cache::Global().Rows(generation)) {
+      all.push_back(row.generation);
       all.push_back(row.bytes);
       all.push_back(static_cast<int64_t>(row.owners.size()));
       all.insert(all.end(), row.owners.begin(), row.owners.end());
@@ -125,6 +126,10 @@ NVS_EXPORT int nvstate_cache_rows(int64_t generation, int64_t* out, int64_t* n) 
 
 NVS_EXPORT int nvstate_cache_drop(int64_t owner) {
   return Called([&] { Cache::Global().Drop(owner); });
+}
+
+NVS_EXPORT int nvstate_cache_drop_made(int64_t generation) {
+  return Called([&] { Cache::Global().DropMade(generation); });
 }
 
 NVS_EXPORT int nvstate_cache_clear() {

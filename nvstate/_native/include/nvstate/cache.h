@@ -53,7 +53,8 @@ class Cache {
     int64_t recent_bytes;  // of the plans in that list
   };
 
-  struct Row {  // a plan that is alive
+  struct Row {           // a plan that is alive
+    int64_t generation;  // its own: no other has it
     int64_t used;
     int64_t bytes;
     std::vector<int64_t> owners;
@@ -70,6 +71,7 @@ class Cache {
   std::vector<Row> Rows(int64_t generation);    // made after this, the one unused longest first
   void Drop(int64_t owner);            // of no use to this owner; kept for others who asked for it
   void DropSince(int64_t generation);  // those made after Generation() was this
+  void DropMade(int64_t generation);   // the one of this Row
   void Clear();
   int64_t Generation();
 
