@@ -59,7 +59,7 @@ def unknown(plan: Plan, name: str) -> errors.OperandError:
     )
 
 
-def check(plan: Plan, values: tuple[Any, ...], places: list[int] | range) -> None:
+def check(plan: Plan, values: tuple[Any, ...], places: list[int]) -> None:
     """Raise `OperandError` unless these values, of which those at `places` are new, are the plan's.
 
     In this order: an array at all, not consumed, package, writable if it will be written, dtype,

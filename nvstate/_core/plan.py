@@ -8,7 +8,7 @@ import json
 import threading
 import types
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
@@ -171,7 +171,7 @@ class Plan:
             try:
                 return compiled.call(*args)
             except (ValueError, RuntimeError):  # JAX's, of what is deleted; ours, of a type
-                if not self.consumed:  # else this very call may have deleted it
+                if not self._consumes:  # else this very call may have deleted it
                     self.check(args)  # says it with the name and the device
                 raise
         values = operands.named(self, args, keywords)
@@ -182,7 +182,7 @@ class Plan:
             return self._run(values)
         device = placement.device(self.where, self.placement)  # pyright: ignore[reportArgumentType]
         y = host.through(self._run, device, values)
-        if not self.consumed:
+        if not self._consumes:
             return y
         result = values[self.places[self.consumed[0]]]
         result[...] = y
@@ -228,6 +228,10 @@ class Plan:
         return {name: place for place, name in enumerate(self.spec.names)}
 
     @functools.cached_property
+    def _consumes(self) -> bool:
+        return bool(self.consumed)
+
+    @functools.cached_property
     def _numpy(self) -> bool:
         return self.placement is not None and self.placement.package == "numpy"
 
@@ -242,7 +246,7 @@ class Plan:
             sharding = x.sharding
             if sharding is not known and sharding != known:
                 return False
-        return not self.consumed or not any(x.is_deleted() for x in values)
+        return not (self._consumes and any(x.is_deleted() for x in values))
 
     @functools.cached_property
     def program(self) -> Program:
@@ -251,9 +255,9 @@ class Plan:
 
     # Operands
 
-    def check(self, values: tuple[Any, ...], places: list[int] | None = None) -> None:
-        """Raise `OperandError` unless these values, of which those at `places` are new, fit."""
-        if self._numpy and not self.consumed:
+    def check(self, values: tuple[Any, ...], new: Iterable[str] | None = None) -> None:
+        """Raise `OperandError` unless these values, of which those named are new, fit."""
+        if self._numpy and not self._consumes:
             for x, (shape, dtype) in zip(values, self._arrays, strict=True):
                 if type(x) is not np.ndarray or x.shape != shape or x.dtype != dtype:
                     break
@@ -265,7 +269,9 @@ class Plan:
                     break
             else:
                 return
-        operands.check(self, values, range(len(values)) if places is None else places)
+        operands.check(
+            self, values, [self.places[n] for n in (self.places if new is None else new)]
+        )
         if all(type(x) is ArrayImpl for x in values):
             self.__dict__["_accepted"] = tuple(x.sharding for x in values)
 

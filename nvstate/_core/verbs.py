@@ -112,10 +112,10 @@ def reset(bound: Bound, /, **operands: Any) -> Bound:
     want(bound, Bound, "reset")
     if not operands:
         return bound
-    other = reset_unchecked(bound, **operands)
-    other.plan.check(other.values, [other.plan.places[name] for name in operands])
-    log.debug("reset", other.plan)
-    return other
+    plan, values = bound.plan, _with(bound, operands)
+    plan.check(values, operands)
+    log.debug("reset", plan)
+    return Bound(plan, values)
 
 
 def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
@@ -139,13 +139,17 @@ def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
         >>> nvs.reset_unchecked(bound, x=2 * x).plan == bound.plan
         True
     """
-    plan, values = bound.plan, list(bound.values)
-    places = plan.places
+    return Bound(bound.plan, _with(bound, operands))
+
+
+def _with(bound: Bound, operands: dict[str, Any]) -> tuple[Any, ...]:
+    """The values of a binding, with these in their places."""
+    values, places = list(bound.values), bound.plan.places
     for name, x in operands.items():
         if name not in places:
-            raise unknown(plan, name)
+            raise unknown(bound.plan, name)
         values[places[name]] = x
-    return Bound(plan, tuple(values))
+    return tuple(values)
 
 
 def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
