@@ -10,6 +10,7 @@ import logging
 import os
 import pickle
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -739,6 +740,39 @@ def test_stale_files_are_planned_anew(plan, tmp_path):
     path.write_text(path.read_text().replace(f'"jaxlib": "{now}"', '"jaxlib": "0.1.2"'))
     with pytest.warns(UserWarning, match=rf"jaxlib.*0\.1\.2.*here.*{re.escape(now)}"):
         assert nvs.store.load(path)["mine"].choices == "auto"
+
+
+@pytest.mark.slow
+def test_every_process_of_a_program_runs_its_own_plans():
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    script = (
+        "import pickle, sys\n"
+        f"jax.distributed.initialize('localhost:{port}', 2, int(sys.argv[1]))\n"
+        "value = np.random.default_rng(0).standard_normal((4, 8)).astype('complex64')\n"
+        "x, want = jnp.asarray(value), np.fft.fft(value)\n"
+        "assert jax.process_count() == 2 and jax.local_devices()[0].id == 2048 * int(sys.argv[1])\n"
+        "plan = nvs.fft.plan(value, axes=(1,))\n"
+        "assert plan is nvs.fft.plan(value, axes=(1,), execution='cpu')\n"
+        "mine = nvs.fft.plan(x, axes=(1,))\n"
+        "for y in (plan(value), nvs.fft.fft(value), mine(x), nvs.fft.fft(x)):\n"
+        "    assert np.allclose(y, want, atol=1e-4)\n"
+        "print(hash(plan))\n"
+    )
+    head = "import jax, jax.numpy as jnp, numpy as np, nvstate as nvs\n"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", head + script, str(i)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(2)
+    ]
+    done = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], done
+    assert len({out.splitlines()[-1] for out, _ in done}) == 1  # one plan everywhere
 
 
 @pytest.mark.slow

@@ -239,9 +239,7 @@ def test_bindings_of_unknown_operations_are_refused():
 
     data = exports._written((0, nvs.fft.plan(Z)))
     assert exports._read(data)[1] is nvs.fft.plan(Z)
-    with pytest.raises(
-        nvs.errors.StoreError, match=r"unknown operation(.*\n)*.*nvstate\.fht"
-    ):
+    with pytest.raises(nvs.errors.StoreError, match=r"unknown operation(.*\n)*.*nvstate\.fht"):
         exports._read(data.replace(b"nvstate.fft.FFTPlan", b"nvstate.fht.FHTPlan"))
 
 
