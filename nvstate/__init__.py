@@ -1,6 +1,6 @@
 """Stateful math libraries for JAX: planning paid once and reused, as values."""
 
-from nvstate import cache, errors, fft, store
+from nvstate import cache, errors, fft, matmul, store
 from nvstate._core.autotune import autotune
 from nvstate._core.plan import Plan
 from nvstate._core.verbs import (
@@ -29,6 +29,7 @@ __all__ = [
     "execute",
     "fft",
     "free",
+    "matmul",
     "register",
     "release",
     "reset",

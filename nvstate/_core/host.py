@@ -33,6 +33,12 @@ def _through(run: Callable[..., Any], device: Device, values: tuple[Any, ...]) -
     if guarded:
         values = tuple(jax.device_put(x, device) for x in values)
     y = run(values, device)
+    if isinstance(y, tuple):  # of results, by name
+        return jax.tree.map(lambda part: _brought(part, guarded), y)
+    return _brought(y, guarded)
+
+
+def _brought(y: Any, guarded: bool) -> Any:
     # A sleeping thread wakes later than a small result is there: look for it first.
     end = log.now() + PATIENCE
     while not y.is_ready() and log.now() < end:
