@@ -164,9 +164,8 @@ def cublaslt_diagnose(
         workspace: bytes.
 
     Returns:
-        `helps` names of "memory_limit", "reduction_scheme_mask", "numerical_impl_mask",
-        "max_waves_count", "alignment" and "epilog" those of which one alone, relaxed, is enough;
-        "nothing" if there is an algorithm after all.
+        `helps` names of "workspace", "reduction_scheme_mask", "numerical_impl_mask",
+        "max_waves_count", "alignment" and "epilog" those of which one alone, relaxed, is enough.
 
     Raises:
         LibraryError, ValueError, RuntimeError: as `cublaslt_heuristic`.

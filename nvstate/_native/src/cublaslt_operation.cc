@@ -204,8 +204,10 @@ Desc Operation::MadeDesc(const Pointers& pointers) const {
               : abi::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE,
           held.vector.batch_stride);
     }
-    // D's type is the default; older libraries know the attribute for FP8 only.
-    if (held.vector.type != layout_.d.type && !(aux && s.epilog->mask)) {
+    // D's type is the default, and the only type of older libraries; under a D of 8 bits the
+    // default is another one.
+    const bool is_default = held.vector.type == layout_.d.type && BitsOf(layout_.d.type) > 8;
+    if (!is_default && !(aux && s.epilog->mask)) {
       set(aux ? abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE
               : abi::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
           static_cast<int32_t>(held.vector.type));

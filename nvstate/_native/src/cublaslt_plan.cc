@@ -10,15 +10,18 @@ namespace {
 
 std::atomic<int64_t> unpinned{0};
 
-// The library's log, read while one question is asked. Its callback has no argument to tell whose.
-std::mutex log_mutex;
-std::vector<std::string>* log_lines = nullptr;
+// The library's log is the process's; a thread keeps what it is told while it asks a question.
+std::mutex log_mutex;  // of the callback and the level
+thread_local std::vector<std::string>* log_lines = nullptr;
 
-void Logged(int, const char* function, const char* message) {
+void Logged(int, const char* function, const char* message) noexcept {
   if (log_lines == nullptr || log_lines->size() >= 8) return;
-  std::string line = std::string(function) + ": " + message;
-  while (!line.empty() && line.back() == '\n') line.pop_back();
-  log_lines->push_back(std::move(line));
+  try {
+    std::string line = std::string(function) + ": " + message;
+    while (!line.empty() && line.back() == '\n') line.pop_back();
+    log_lines->push_back(std::move(line));
+  } catch (...) {  // of memory there is too little: a line less
+  }
 }
 
 bool UserLogs() {
@@ -106,15 +109,15 @@ Diagnosis Diagnose(int device, const matmul::Spec& spec, const matmul::Layout& l
     if (runs(relaxed, workspace, 0)) diagnosis.helps.push_back(name);
   };
   abi::cublasStatus_t status = abi::CUBLAS_STATUS_SUCCESS;
-  diagnosis.reasons = Overheard([&] {
-    const Operation operation(device, spec, layout);
-    if (!operation.Heuristic(workspace, 1, &status).empty()) diagnosis.helps.push_back("nothing");
-  });
+  bool found = false;
+  diagnosis.reasons = Overheard(
+      [&] { found = !Operation(device, spec, layout).Heuristic(workspace, 1, &status).empty(); });
   diagnosis.reasons.insert(diagnosis.reasons.begin(),
-                           "cublasLtMatmulAlgoGetHeuristic: " + StatusName(status));
-  if (!diagnosis.helps.empty()) return diagnosis;
+                           found ? "it has an algorithm after all"
+                                 : "cublasLtMatmulAlgoGetHeuristic: " + StatusName(status));
+  if (found) return diagnosis;
   constexpr int64_t kMuch = int64_t{1} << 40;
-  if (runs(spec, kMuch, 0)) diagnosis.helps.push_back("memory_limit");
+  if (runs(spec, kMuch, 0)) diagnosis.helps.push_back("workspace");
   if (spec.reduction_mask != 7) {
     relax("reduction_scheme_mask", [](matmul::Spec& s) { s.reduction_mask = 7; });
   }
