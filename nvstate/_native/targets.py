@@ -54,8 +54,8 @@ def register() -> None:
                 jax.ffi.register_ffi_target_as_batch_partitionable(target)
         _registered = True
         if native.nvstate_library_open(b"cuda", None) == 0:
-            # CUDA is in use here, so its libraries will be. If one is missing, the call itself says
-            # so, and a program that is only compiled here needs none.
+            # CUDA is in use here, so its libraries will be. If one is missing or damaged, its own
+            # calls say so, and a program that is only compiled here needs none.
             for name in locate.SONAMES:
-                with contextlib.suppress(errors.LibraryError):
+                with contextlib.suppress(errors.LibraryError, RuntimeError, OSError):
                     locate.open_library(name)

@@ -5,10 +5,12 @@
 
 #include <dlfcn.h>
 
-#include <atomic>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <vector>
 
 #include "nvstate/abi/cublaslt.h"
 #include "nvstate/abi/cuda_driver.h"
@@ -97,8 +99,10 @@ NOTHING(cuStreamDestroy_v2, CUstream)
 NOTHING(cuStreamBeginCapture_v2, CUstream, CUstreamCaptureMode)
 NOTHING(cuGraphDestroy, CUgraph)
 
-std::atomic<int64_t> launches{0};
-EXPORT int64_t fake_launches() { return launches; }
+// The last launches: cuBLASLt's A, B, C and D, the bias or its gradient, and the aux.
+std::mutex mutex;
+std::vector<std::array<const void*, 6>>* launched = nullptr;
+EXPORT void fake_launches(std::vector<std::array<const void*, 6>>* to) { launched = to; }
 
 EXPORT size_t cublasLtGetVersion() { return 130100; }
 EXPORT cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
@@ -108,17 +112,20 @@ EXPORT cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {
 
 // The test's biases lie where their D does: a descriptor with another one is another thread's.
 EXPORT cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t desc,
-                                     const void*, const void*, cublasLtMatrixLayout_t, const void*,
-                                     cublasLtMatrixLayout_t, const void*, const void*,
-                                     cublasLtMatrixLayout_t, void* d, cublasLtMatrixLayout_t,
-                                     const cublasLtMatmulAlgo_t* algo, void*, size_t,
-                                     cudaStream_t) {
-  ++launches;
+                                     const void*, const void* a, cublasLtMatrixLayout_t,
+                                     const void* b, cublasLtMatrixLayout_t, const void*,
+                                     const void* c, cublasLtMatrixLayout_t, void* d,
+                                     cublasLtMatrixLayout_t, const cublasLtMatmulAlgo_t* algo,
+                                     void*, size_t, cudaStream_t) {
   if (reinterpret_cast<CUcontext>(handle) != current) return CUBLAS_STATUS_ARCH_MISMATCH;
   if (algo->data[0] != 1) return CUBLAS_STATUS_INVALID_VALUE;
-  if (Real<decltype(cublasLtMatmulDescCreate)>("cublasLtMatmulDescCreate") == nullptr) {
-    const void* const bias = desc->pointers[CUBLASLT_MATMUL_DESC_BIAS_POINTER];
-    if (bias != nullptr && bias != d) return CUBLAS_STATUS_EXECUTION_FAILED;
+  const void* const bias = desc->pointers[CUBLASLT_MATMUL_DESC_BIAS_POINTER];
+  if (launched != nullptr) {
+    std::lock_guard lock(mutex);
+    const void* const aux = desc->pointers[CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER];
+    launched->push_back({a, b, c, d, bias, aux});
+  } else if (bias != nullptr && bias != d) {
+    return CUBLAS_STATUS_EXECUTION_FAILED;
   }
   return CUBLAS_STATUS_SUCCESS;
 }

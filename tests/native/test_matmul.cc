@@ -2,6 +2,9 @@
 // handle, the plans and the library they share. Built with -fsanitize=thread: any race ends the
 // program with an error. CUDA and cuBLASLt are fake_cuda.cc's. Prints "ok".
 
+#include <dlfcn.h>
+
+#include <array>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
@@ -39,6 +42,47 @@ const std::string kNone = "algorithms\tW\t\nproblems\tI\t";
 const std::string kElsewhere = "algorithms\tW\t1 0 0 0 0 0 0 0\nproblems\tI\t9 9 9 9";
 const std::string kPinned = "algorithms\tW\t1 0 0 0 0 0 0 0\nproblems\tI\t4 8 16 6";
 const std::string kForeign = "algorithms\tW\t2 0 0 0 0 0 0 0\nproblems\tI\t4 8 16 6";
+
+using Launched = std::vector<std::array<const void*, 6>>;
+
+// Where each native call of a loop finds and puts things.
+void TestLoops(const char* fake) {
+  const auto record =
+      reinterpret_cast<void (*)(Launched*)>(dlsym(dlopen(fake, RTLD_NOW), "fake_launches"));
+  Launched launched;
+  alignas(16) static char a[1], b[1], bias[1], d[1], aux[1];
+  const matmul::Spec spec = SpecOf("relu_aux_bias", kNone);
+  // Five members of b for each of three of a, and these three in a loop.
+  const auto layout = LayoutOf(
+      spec, TypedOf("float32[3,1,4,16] float32[1,5,1,16,8] float32[3,1,1,8] float32[3,5,4,8] "
+                    "uint8[3,5,4,16]"));
+  EXPECT(layout.calls() == 3);
+  cublaslt::Pointers pointers;
+  pointers[matmul::Operand::kA] = a, pointers[matmul::Operand::kB] = b;
+  pointers[matmul::Operand::kBias] = bias, pointers[matmul::Operand::kD] = d;
+  pointers[matmul::Operand::kAuxOut] = aux;
+  const cublaslt::Operation operation(0, spec, layout);
+  abi::cublasStatus_t status;
+  const auto candidates = operation.Heuristic(4096, 1, &status);
+  OnDevice on(0);
+  record(&launched);
+  operation.Launch(nullptr, pointers, candidates.front());
+  operation.Launch(nullptr, pointers, candidates.front(), /*first_only=*/true);
+  record(nullptr);
+  EXPECT(launched.size() == 4);
+  for (int i = 0; i < 4; ++i) {
+    const int64_t at = i % 3;
+    const std::array<const void*, 6> want = {
+        b,                       // the library's A
+        a + at * 4 * 16 * 4,     // its B
+        d + at * 5 * 4 * 8 * 4,  // there is no C
+        d + at * 5 * 4 * 8 * 4,
+        bias + at * 8 * 4,
+        aux + at * 5 * 4 * 16,
+    };
+    EXPECT(launched[i] == want);
+  }
+}
 
 void Run(int device, const matmul::Spec& spec, char* d) {
   const bool bias = spec.epilog->bias;
@@ -97,6 +141,7 @@ int main(int, char** argv) {
   other.join();
   EXPECT(cublaslt::Unpinned() >= 3);  // of one problem, on three devices
 
+  TestLoops(argv[1]);
   EXPECT(Contains(FailureOf([&] { Run(0, SpecOf("none", kForeign), memory); }),
                   "the plan's algorithm does not run here: cublasLtMatmulAlgoCheck says "
                   "CUBLAS_STATUS_INVALID_VALUE of it, in cuBLASLt 13.1.0"));

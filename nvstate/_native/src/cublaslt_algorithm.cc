@@ -1,6 +1,5 @@
 #include "nvstate/cublaslt_algorithm.h"
 
-#include <cstring>
 #include <optional>
 
 namespace nvstate::cublaslt {

@@ -1,7 +1,6 @@
 #include "nvstate/cublaslt_plan.h"
 
 #include <cstdlib>
-#include <cstring>
 #include <mutex>
 #include <utility>
 
