@@ -96,7 +96,7 @@ def _result_type(x: Any, *, call: Call) -> Any:
 
 def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
     (operand,), (result,) = ctx.avals_in, ctx.avals_out
-    nbytes = _workspace_bytes(ctx, call, operand, result)
+    nbytes = _planned(ctx, call, call.workspace, operand, result)
     rank, dims = len(operand.shape), tuple(range(len(operand.shape)))
     scratch = [operand] if call.destroys else []
     whole = dims[call.batch :]
@@ -116,7 +116,7 @@ def _lower(ctx: Any, x: Any, *, call: Call) -> Any:
     )
 
 
-def _workspace_bytes(ctx: Any, call: Any, operands: Any, results: Any) -> int:
+def _planned(ctx: Any, call: Any, plan: Callable[..., Any], operands: Any, results: Any) -> Any:
     """What a call's own function says, for operands of known extents; it may plan natively."""
     _native.register()
     several = operands if isinstance(operands, tuple) else (operands,)
@@ -131,14 +131,14 @@ def _workspace_bytes(ctx: Any, call: Any, operands: Any, results: Any) -> int:
             )
         )
     start, before = log.now(), _native.cache_info()
-    nbytes = call.workspace(call, operands, results, local_device(ctx))
+    made = plan(call, operands, results, local_device(ctx))
     after = _native.cache_info()
     if after["made"] > before["made"]:
         taken = after["bytes"] - before["bytes"]
         log.info("native plan", f"{call.target}, {operands} -> {results}", start, taken)
         scopes.trim()
-    log.debug("call", call.target, operands, results, f"workspace {nbytes}", *call.attributes)
-    return nbytes
+    log.debug("call", call.target, operands, results, f"workspace {made}", *call.attributes)
+    return made
 
 
 def emitted(
@@ -225,6 +225,9 @@ def calls(function: Callable[[Any], Any], operand: Any) -> list[tuple[Call, Any,
     ]
 
 
+Settled = tuple[int, tuple[tuple[str, Any], ...]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Several:
     """One call of a native target on several operands; hashable, a parameter of a primitive.
@@ -240,8 +243,9 @@ class Several:
         result_factors: of each result, the names of its axes.
         whole: factors that must not be split.
         aliases: (operand, result) pairs that share memory.
-        workspace: as that of `Call`, of tuples of operands and results.
-        hints: what `workspace` needs to know and C++ does not.
+        settle: (call, operands, results, device) -> bytes of workspace, as for `Call`, and the
+            attributes with what was chosen for this device.
+        hints: what `settle` needs to know and C++ does not.
     """
 
     target: str
@@ -254,7 +258,7 @@ class Several:
     result_factors: tuple[tuple[str, ...], ...]
     whole: tuple[str, ...]
     aliases: tuple[tuple[int, int], ...]
-    workspace: Callable[[Several, tuple[Any, ...], tuple[Any, ...], int | None], int]
+    settle: Callable[[Several, tuple[Any, ...], tuple[Any, ...], int | None], Settled]
     hints: tuple[tuple[str, Any], ...] = ()
 
 
@@ -283,12 +287,13 @@ def _result_types(*operands: Any, call: Several) -> Any:
 
 def _lower_several(ctx: Any, *operands: Any, call: Several) -> Any:
     types = tuple(ctx.avals_in), tuple(ctx.avals_out)
+    nbytes, attributes = _planned(ctx, call, call.settle, *types)
     order = {f: None for axes in (*call.factors, *call.result_factors) for f in axes}
     return emitted(
         ctx,
         operands,
         call.target,
-        call.attributes,
+        attributes,
         batch=call.batch,
         layouts=call.layouts,
         result_layouts=[tuple(range(len(shape))) for shape, _ in call.results],
@@ -299,7 +304,7 @@ def _lower_several(ctx: Any, *operands: Any, call: Several) -> Any:
         ),
         aliases=dict(call.aliases) or None,
         hidden=[],
-        nbytes=_workspace_bytes(ctx, call, *types),
+        nbytes=nbytes,
     )
 
 

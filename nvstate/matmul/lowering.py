@@ -119,7 +119,7 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
         result_factors=tuple(result_factors),
         whole=tuple(sorted(whole)),
         aliases=() if c_place is None else ((c_place, 0),),
-        workspace=query.workspace,
+        settle=query.settled,
         hints=choices[0] if choices else (),
     )
     return values, call

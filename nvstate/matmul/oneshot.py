@@ -15,7 +15,7 @@ from nvstate._core.placement import Execution
 from nvstate.matmul.algorithm import Algorithm
 from nvstate.matmul.plan import MatmulPlan, made, plan
 from nvstate.matmul.preferences import Preferences
-from nvstate.matmul.specify import ARRAYS, Problem, specified
+from nvstate.matmul.specify import ARRAYS, Problem, specified, typed
 
 
 def matmul(
@@ -85,6 +85,6 @@ def _plan(key: Any, *rest: tuple[str, Any]) -> MatmulPlan:
     places = {name: oneshot.placed(where) for name, _, _, where in key}
     for name in ARRAYS:
         if name in said:
-            types[name] = said.pop(name)
+            types[name] = typed(name, said.pop(name))
     spec = specified(types, **said)
     return made(spec, tuple(types[n] for n in spec.names), places, *options, start)

@@ -172,7 +172,7 @@ class MatmulPlan(Plan):
         call, operands, results = query.call_of(self)
         device = query.device_of(self)
         ordinal = None if device is None else device.local_hardware_id
-        return query.workspace(call, operands, results, ordinal)
+        return query.settled(call, operands, results, ordinal)[0]
 
     @classmethod
     def libraries(cls, platform: str) -> dict[str, str]:

@@ -32,16 +32,21 @@ def _buffers(types: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
     return tuple((str(t.dtype), tuple(t.shape)) for t in types)
 
 
-def workspace(call: Call, operands: Any, results: Any, device: int | None) -> int:
-    """Bytes for the algorithm that will run; without a GPU here, the limit of the heuristic.
+def settled(call: Call, operands: Any, results: Any, device: int | None) -> lower.Settled:
+    """The workspace of the algorithm that will run, and the call with that one named in it.
 
+    Without a GPU here: the limit of the heuristic, which the library asks when it sees the buffers.
     A partitioned program multiplies smaller matrices on each device than are known here.
     """
     limit = bytes_limit(call)
     if device is None:
-        return min(limit, preferences.DEFAULT_LIMIT)
-    found = candidates(call, _buffers(operands), _buffers(results), device, 1)
-    return max((one["workspace"] for one in found), default=limit)
+        return min(limit, preferences.DEFAULT_LIMIT), call.attributes
+    (one, *_) = candidates(call, _buffers(operands), _buffers(results), device, 1)
+    attributes = dict(call.attributes)
+    if not attributes["algorithms"]:
+        # The library's own question would be limited by the buffer, so might be answered otherwise.
+        attributes |= {"algorithms": one["data"], "problems": tuple(one["problem"])}
+    return one["workspace"], tuple(attributes.items())
 
 
 def bytes_limit(call: Call) -> int:

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from nvstate._core.aval import OperandType
@@ -42,6 +43,11 @@ class MatmulResult(NamedTuple):
     result_amax: Any = None
     gelu_aux_amax: Any = None
     d_out_scale: Any = None
+
+
+jax.export.register_namedtuple_serialization(
+    MatmulResult, serialized_name="nvstate.matmul.MatmulResult"
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -158,15 +158,17 @@ def measured(
             result_factors=alone,
             whole=tuple({f for fs in (*call.factors, *alone) for f in fs}),
             aliases=(),
-            workspace=_none,
+            settle=_as_given,
         )
         return lower.call_several(ready, timer)[0]
 
     return np.asarray(jax.jit(times)(*values))
 
 
-def _none(call: Any, operands: Any, results: Any, device: int | None) -> int:
-    return 0
+def _as_given(
+    call: lower.Several, operands: Any, results: Any, device: int | None
+) -> lower.Settled:
+    return 0, call.attributes
 
 
 def _agrees(plan: MatmulPlan, values: Any, one: Algorithm, first: Algorithm) -> bool:
@@ -218,9 +220,7 @@ def _abs(text: str | None) -> float:
     return 1.0 if text in (None, "operand") else abs(complex(text))
 
 
-def _with_derivatives(
-    plan: MatmulPlan, values: tuple[Any, ...], iterations: int
-) -> MatmulPlan:
+def _with_derivatives(plan: MatmulPlan, values: tuple[Any, ...], iterations: int) -> MatmulPlan:
     pins = list(plan.choices[1])
     key = jax.random.key(SEED)
     for spec, types in gradient_products(plan):
@@ -264,4 +264,3 @@ def _random(key: Any, t: OperandType) -> Any:
     if t.dtype == "uint8":
         return jax.random.bits(key, t.shape, "uint8")
     return jax.random.normal(key, t.shape, "float32").astype(t.dtype)
-
