@@ -1,6 +1,6 @@
 """Stateful math libraries for JAX: planning paid once and reused, as values."""
 
-from nvstate import cache, errors, fft, store
+from nvstate import cache, errors, fft, matmul, store
 from nvstate._core.autotune import autotune
 from nvstate._core.export import disabled_checks, register
 from nvstate._core.plan import Plan
@@ -28,6 +28,7 @@ __all__ = [
     "execute",
     "fft",
     "free",
+    "matmul",
     "register",
     "release",
     "reset",

@@ -60,6 +60,26 @@ def autotune(plan: Plan, /, *args: Any, rounds: int = 7, **keywords: Any) -> Pla
                 do="Pass an integer, or leave it out.",
             )
         )
+    values = measurable(plan, args, keywords)
+    tuned = plan.tuned(values, rounds)
+    if tuned is not None:
+        return tuned
+    candidates = plan.candidates(placement.on(values[0].sharding).platform)
+    if len(candidates) == 1:
+        return plan
+    seconds = _measured(candidates, values, rounds)
+    for candidate, time in zip(candidates, seconds, strict=True):
+        log.logger.info("autotune: %.2f us with %s", 1e6 * time, candidate.choices)
+    best = min(range(len(candidates)), key=seconds.__getitem__)
+    return candidates[best] if seconds[best] < GAIN * seconds[0] else plan
+
+
+def measurable(plan: Plan, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[Any, ...]:
+    """The operands on the plan's device, if this is a time to measure.
+
+    Raises:
+        OperandError: one is not the plan's; a JAX transformation is under way.
+    """
     values = operands.named(plan, args, keywords)
     plan.check(values)
     if compat.is_tracing():
@@ -75,15 +95,7 @@ def autotune(plan: Plan, /, *args: Any, rounds: int = 7, **keywords: Any) -> Pla
     if isinstance(values[0], np.ndarray):
         device = plan.placement and placement.device(plan.where, plan.placement)
         values = tuple(jax.device_put(x, device) for x in values)
-    where = placement.on(values[0].sharding)
-    candidates = plan.candidates(where.platform)
-    if len(candidates) == 1:
-        return plan
-    seconds = _measured(candidates, values, rounds)
-    for candidate, time in zip(candidates, seconds, strict=True):
-        log.logger.info("autotune: %.2f us with %s", 1e6 * time, candidate.choices)
-    best = min(range(len(candidates)), key=seconds.__getitem__)
-    return candidates[best] if seconds[best] < GAIN * seconds[0] else plan
+    return values
 
 
 def _measured(plans: Sequence[Plan], values: tuple[Any, ...], rounds: int) -> list[float]:

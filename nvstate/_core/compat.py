@@ -28,6 +28,7 @@ __all__ = [
     "looks_for_nans",
     "sharding_rule",
     "tensor_type",
+    "varying_alike",
     "wants_devices",
 ]
 
@@ -38,6 +39,11 @@ def sharding_rule(
     """A Shardy rule as an attribute; the factors named in `whole` are gathered, not split."""
     parsed = str_to_sdy_sharding_rule(rule, need_replication_factors=whole)
     return sdy_sharding_rule_to_mlir(parsed, operands, results)
+
+
+def varying_alike(*operands: Any) -> Any:
+    """The operands, all varying over the manual axes of a `shard_map` over which any of them does."""
+    return core.auto_insert_reshard(*operands)
 
 
 def tensor_type(x: Any) -> Any:

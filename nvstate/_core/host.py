@@ -36,11 +36,17 @@ def _through(run: Callable[..., Any], device: Device, values: tuple[Any, ...]) -
     if guarded:
         values = tuple(jax.device_put(x, device) for x in values)
     y = run(values, device)
-    if device.platform == "cpu":
-        # A sleeping thread wakes later than a small result is there: look for it first.
-        end = log.now() + PATIENCE
-        while not y.is_ready() and log.now() < end:
-            pass
+    patience = PATIENCE if device.platform == "cpu" else 0.0
+    if isinstance(y, tuple):  # of results, by name
+        return jax.tree.map(lambda part: _brought(part, guarded, patience), y)
+    return _brought(y, guarded, patience)
+
+
+def _brought(y: Any, guarded: bool, patience: float) -> Any:
+    # A sleeping thread wakes later than a small result is there: look for it first.
+    end = log.now() + patience
+    while log.now() < end and not y.is_ready():
+        pass
     y = jax.device_get(y) if guarded else np.asarray(y)
     try:
         y.setflags(write=True)  # memory of its own, if it came from another device

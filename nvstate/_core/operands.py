@@ -54,7 +54,8 @@ def unknown(plan: Plan, name: str) -> errors.OperandError:
             f"this plan has no operand `{name}`",
             expected=", ".join(f"`{n}`: {t}" for n, t in plan.operands.items()),
             got=f"`{name}`",
-            do=f"Reset operands by their names: `reset(bound, {first}={first})`.",
+            do=plan.absent(name)
+            or f"Reset operands by their names: `reset(bound, {first}={first})`.",
         )
     )
 

@@ -167,14 +167,15 @@ class Plan:
     def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Execute: `plan(x)`, or `plan(x=x)`."""
         compiled = self._compiled
-        if compiled is not None and not keywords and self._passed(args):
+        values = operands.named(self, args, keywords) if keywords else args
+        if compiled is not None and self._passed(values):
             try:
-                return compiled.call(*args)
+                return compiled.call(*values)
             except (ValueError, RuntimeError):  # JAX's, of what is deleted; ours, of a type
                 if not self._consumes:  # else this very call may have deleted it
-                    self.check(args)  # says it with the name and the device
+                    self.check(values)  # says it with the name and the device
                 raise
-        values = operands.named(self, args, keywords)
+        values = operands.named(self, values, {})
         self.check(values)
         if any(map(aval.is_traced, values)):
             return self.program(*values)
@@ -185,6 +186,9 @@ class Plan:
         if not self._consumes:
             return y
         result = values[self.places[self.consumed[0]]]
+        if isinstance(y, tuple):  # the first of the results takes that memory
+            result[...] = y[0]
+            return type(y)(result, *y[1:])
         result[...] = y
         return result
 
@@ -275,6 +279,10 @@ class Plan:
         if all(type(x) is ArrayImpl for x in values):
             self.__dict__["_accepted"] = tuple(x.sharding for x in values)
 
+    def absent(self, name: str) -> str | None:
+        """What to do about an operand that this plan has not; None: nothing special."""
+        return None
+
     def arguments(self, rank: int) -> str:
         """What to type between the parentheses of `plan()` for another operand of this rank."""
         raise NotImplementedError
@@ -289,6 +297,10 @@ class Plan:
     def candidates(self, platform: str) -> Sequence[Self]:
         """This plan, and those of the same problem with another choice of this platform's."""
         return [self]
+
+    def tuned(self, values: tuple[Any, ...], rounds: int) -> Self | None:
+        """This plan with what the library itself measured; None: the candidates are timed."""
+        return None
 
     @classmethod
     def libraries(cls, platform: str) -> dict[str, str]:

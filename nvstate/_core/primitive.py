@@ -74,18 +74,11 @@ def define(
         (x,), (dim,) = args, dims
         return operation(batch(spec, dim, x.ndim), x, choices=choices), dim
 
-    def impl(x: Any, *, spec: Spec, choices: Any) -> Any:
-        if compat.looks_for_nans():  # and runs a program again piece by piece if it finds one
-            return compat.apply(primitive, x, spec=spec, choices=choices)
-        with jax.disable_jit(False):  # there is no other way to run a primitive
-            return scopes.eager(operation, spec, choices)(x)
-
-    primitive.def_impl(impl)
     primitive.def_abstract_eval(abstract_eval)
     ad.deflinear2(primitive, transpose_rule)
     batching.primitive_batchers[primitive] = batching_rule
 
-    plain = mlir.lower_fun(lambda x, *, spec, choices: reference(spec, x), multiple_results=False)
+    plain = register(primitive, operation, reference, cuda)
     split = _splitting_batches(reference, whole)
     partitioned = mlir.lower_fun(lambda x, *, spec, choices: split(spec, x), multiple_results=False)
 
@@ -106,15 +99,39 @@ def define(
             rule = partitioned
         return rule(ctx, *operands, **params)
 
+    mlir.register_lowering(primitive, lower_cpu, platform="cpu")
+    return operation
+
+
+def register(
+    primitive: Any,
+    operation: Operation,
+    reference: Callable[..., Any],
+    cuda: Callable[..., Any] | None,
+) -> Any:
+    """Have a primitive run: alone, by its reference on each platform, by a library on CUDA.
+
+    Returns:
+        The lowering of the reference.
+    """
+
+    def impl(*operands: Any, spec: Any, choices: Any) -> Any:
+        if compat.looks_for_nans():  # and runs a program again piece by piece if it finds one
+            return compat.apply(primitive, *operands, spec=spec, choices=choices)
+        with jax.disable_jit(False):  # there is no other way to run a primitive
+            return scopes.eager(operation, spec, choices)(*operands)
+
+    primitive.def_impl(impl)
+    several: bool = primitive.multiple_results
+    plain = mlir.lower_fun(lambda *x, spec, choices: reference(spec, *x), multiple_results=several)
     compat.wants_devices(primitive)
     mlir.register_lowering(primitive, plain)
-    mlir.register_lowering(primitive, lower_cpu, platform="cpu")
     if cuda is not None:
         library = mlir.lower_fun(
-            lambda x, *, spec, choices: cuda(spec, x, choices), multiple_results=False
+            lambda *x, spec, choices: cuda(spec, *x, choices), multiple_results=several
         )
         mlir.register_lowering(primitive, library, platform="cuda")
-    return operation
+    return plain
 
 
 def _refuse_split(name: str, x: Any, axes: tuple[int, ...]) -> None:

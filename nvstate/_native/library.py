@@ -123,9 +123,11 @@ def _declare(library: ctypes.CDLL) -> None:
     array, out = ctypes.POINTER(ctypes.c_int64), ctypes.POINTER(ctypes.c_int64)
     dims = [array, array, integer, array, integer, array]  # x, y, rank, lengths, count, layout
     address = ctypes.c_void_p
+    words = ctypes.POINTER(ctypes.c_uint64)
     signatures = {
         "nvstate_ffi_api_minor": (integer, []),
         "nvstate_last_error": (text, []),
+        "nvstate_last_text": (text, []),
         "nvstate_library_open": (integer, [text, text]),
         "nvstate_library_path": (text, [text]),
         "nvstate_cufft_version": (integer, [ctypes.POINTER(integer)]),
@@ -134,6 +136,22 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_cufft_estimate": (integer, [integer, text, text, *dims, text, out]),
         "nvstate_cufft_v1_type_id": (address, []),
         "nvstate_cufft_v1_type_info": (address, []),
+        "nvstate_device_cache_bytes": (integer, [integer, out]),
+        "nvstate_cublaslt_version": (integer, [out]),
+        "nvstate_cublaslt_unpinned": (integer, [out]),
+        "nvstate_cublaslt_layout": (integer, [text, text]),
+        "nvstate_cublaslt_heuristic": (integer, [integer, text, text, int64, integer]),
+        "nvstate_cublaslt_diagnose": (integer, [integer, text, text, int64]),
+        "nvstate_cublaslt_check": (integer, [integer, text, text, words]),
+        "nvstate_cublaslt_ids": (integer, [integer, text, text, integer]),
+        "nvstate_cublaslt_init": (integer, [integer, text, text, integer, words]),
+        "nvstate_cublaslt_config": (integer, [words]),
+        "nvstate_cublaslt_capabilities": (integer, [words]),
+        "nvstate_cublaslt_configure": (integer, [words, text, int64]),
+        "nvstate_cublaslt_matmul_v1_type_id": (address, []),
+        "nvstate_cublaslt_matmul_v1_type_info": (address, []),
+        "nvstate_cublaslt_autotune_v1_type_id": (address, []),
+        "nvstate_cublaslt_autotune_v1_type_info": (address, []),
         "nvstate_cache_info": (integer, [array, integer]),
         "nvstate_cache_limit": (integer, [int64, int64]),
         "nvstate_cache_rows": (integer, [int64, array, out]),

@@ -10,10 +10,15 @@ from cuda import pathfinder
 from nvstate import errors
 from nvstate._native import library
 
-SONAMES = {"cufft": ("libcufft.so.12", "libcufft.so.11")}
+SONAMES = {
+    "cufft": ("libcufft.so.12", "libcufft.so.11"),
+    "cublasLt": ("libcublasLt.so.13", "libcublasLt.so.12"),
+}
 INSTALL = {
     "cufft": "Install it with `pip install nvidia-cufft` (CUDA 13) or "
     "`pip install nvidia-cufft-cu12` (CUDA 12).",
+    "cublasLt": "Install it with `pip install nvidia-cublas` (CUDA 13) or "
+    "`pip install nvidia-cublas-cu12` (CUDA 12).",
 }
 
 
@@ -24,7 +29,7 @@ def open_library(name: str) -> str:
     taken first.
 
     Args:
-        name: "cufft".
+        name: "cufft" or "cublasLt".
 
     Returns:
         Its path.

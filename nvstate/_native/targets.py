@@ -11,8 +11,17 @@ import jax
 from nvstate import errors
 from nvstate._native import library, locate
 
-STATES = {"nvstate_cufft_v1": "nvstate.cufft.site.v1"}  # of each target, the type of its state
-STAGES = ("instantiate", "initialize", "execute")
+STAGES = {  # of each target; with initialize, it may be captured in a CUDA graph
+    "nvstate_cufft_v1": ("instantiate", "initialize", "execute"),
+    "nvstate_cublaslt_matmul_v1": ("instantiate", "initialize", "execute"),
+    "nvstate_cublaslt_autotune_v1": ("instantiate", "execute"),
+}
+STATES = {  # of each target, the type of its state
+    "nvstate_cufft_v1": "nvstate.cufft.site.v1",
+    "nvstate_cublaslt_matmul_v1": "nvstate.cublaslt.matmul.site.v1",
+    "nvstate_cublaslt_autotune_v1": "nvstate.cublaslt.autotune.site.v1",
+}
+SPLITS = ("nvstate_cufft_v1", "nvstate_cublaslt_matmul_v1")  # along batch dimensions
 
 _lock = threading.Lock()
 _registered = False
@@ -37,12 +46,16 @@ def register() -> None:
             jax.ffi.register_ffi_type(
                 state, {"type_id": type_id, "type_info": type_info}, platform="CUDA"
             )
-            handlers = {s: jax.ffi.pycapsule(getattr(native, f"{target}_{s}")) for s in STAGES}
+            handlers = {
+                s: jax.ffi.pycapsule(getattr(native, f"{target}_{s}")) for s in STAGES[target]
+            }
             jax.ffi.register_ffi_target(target, handlers, platform="CUDA")
-            jax.ffi.register_ffi_target_as_batch_partitionable(target)
+            if target in SPLITS:
+                jax.ffi.register_ffi_target_as_batch_partitionable(target)
         _registered = True
         if native.nvstate_library_open(b"cuda", None) == 0:
-            # CUDA is in use here, so cuFFT will be. If it is missing, the call itself says so, and
-            # a program that is only compiled here needs none.
-            with contextlib.suppress(errors.LibraryError):
-                locate.open_library("cufft")
+            # CUDA is in use here, so its libraries will be. If one is missing or damaged, its own
+            # calls say so, and a program that is only compiled here needs none.
+            for name in locate.SONAMES:
+                with contextlib.suppress(errors.LibraryError, RuntimeError, OSError):
+                    locate.open_library(name)

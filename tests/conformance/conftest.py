@@ -2,10 +2,9 @@
 
 from operator import attrgetter
 
-import numpy as np
 import pytest
 
-from tests.case import all_cases, to_jax
+from tests.case import all_cases, to_jax, to_jax_each
 
 
 @pytest.fixture(params=all_cases(), ids=attrgetter("id"))
@@ -15,18 +14,30 @@ def case(request):
 
 
 @pytest.fixture
-def value(case) -> np.ndarray:
-    """The row's operand, in NumPy."""
+def values(case):
+    """The row's operands by name, in NumPy."""
+    return case.values()
+
+
+@pytest.fixture
+def xs(values):
+    """The row's operands by name, in JAX."""
+    return to_jax_each(values)
+
+
+@pytest.fixture
+def value(case):
+    """The only operand of a row, in NumPy."""
     return case.value()
 
 
 @pytest.fixture
 def x(value):
-    """The row's operand, in JAX."""
+    """The only operand of a row, in JAX."""
     return to_jax(value)
 
 
 @pytest.fixture
-def plan(case, x):
-    """The row's plan, made from the JAX operand."""
-    return case.plan(x)
+def plan(case, xs):
+    """The row's plan, made from the JAX operands."""
+    return case.planned(xs)

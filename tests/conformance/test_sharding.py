@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.case import relative_l2, to_jax
+from tests.case import relative_l2, to_jax_each
 
 COLLECTIVES = r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
 
@@ -18,76 +18,110 @@ def mesh():
     return jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
+def stacked(case, axis=0):
+    """Four members along a new axis, one by one and together."""
+    members = [case.values(seed) for seed in range(4)]
+    return members, jax.tree.map(lambda *xs: jnp.stack(xs, axis), *map(to_jax_each, members))
+
+
+def member(y, i, axis=0):
+    """The results of one member."""
+    return jax.tree.map(lambda y: jnp.take(y, i, axis), y)
+
+
+def loss_of(plan, names):
+    """A function of an operation's operands that have derivatives, to differentiate."""
+
+    def loss(moved, still):
+        y = jax.tree.leaves(plan(**{n: (moved | still)[n] for n in names}))[0]
+        return jnp.sum(jnp.abs(y) ** 2)
+
+    return loss
+
+
+def parted(xs):
+    """The operands that have derivatives, and the others."""
+    moved = {n: x for n, x in xs.items() if jnp.issubdtype(x.dtype, jnp.inexact)}
+    return moved, {n: x for n, x in xs.items() if n not in moved}
+
+
 @pytest.mark.parametrize("axis", [0, -1])
-def test_batches_split_without_collectives(case, mesh, axis):
-    values = [case.value(seed) for seed in range(4)]
-    stacked = jnp.stack([to_jax(v) for v in values], axis)
-    spec = [None] * stacked.ndim
-    spec[axis] = "d"
-    sharded = jax.device_put(stacked, jax.NamedSharding(mesh, jax.P(*spec)))
-    plan = case.plan(to_jax(values[0]))
-    run = jax.jit(jax.vmap(lambda x: plan(x), in_axes=axis, out_axes=axis))
-    text = run.lower(sharded).compile().as_text()
-    assert not re.search(COLLECTIVES, text)
-    y = run(sharded)
-    assert y.sharding.is_equivalent_to(sharded.sharding, y.ndim)
-    for i, value in enumerate(values):
-        assert relative_l2(jnp.take(y, i, axis), case.oracle(value)) < case.bound
-
-
-def test_gradients_split_without_collectives(case, mesh):
-    stacked = jnp.stack([to_jax(case.value(seed)) for seed in range(4)])
-    sharded = jax.device_put(stacked, jax.NamedSharding(mesh, jax.P("d")))
-    plan = case.plan(stacked[0])
-
-    @jax.jit
-    def gradient(xs):
-        return jax.vmap(jax.grad(lambda x: jnp.sum(jnp.abs(plan(x)) ** 2)))(xs)
-
-    assert not re.search(COLLECTIVES, gradient.lower(sharded).compile().as_text())
-    assert relative_l2(gradient(sharded), np.asarray(gradient(stacked))) < 8 * case.bound
-
-
-def test_split_transform_axes_are_right_if_slow(case, value, x, plan, mesh):
-    for axis in plan.spec.positions(x.ndim):
-        if x.shape[axis] % 4:
-            continue
+def test_batches_split_without_collectives(case, mesh, plan, axis):
+    members, operands = stacked(case, axis)
+    split = {}
+    for name, x in operands.items():
         spec = [None] * x.ndim
         spec[axis] = "d"
-        sharded = jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
-        assert relative_l2(jax.jit(lambda x: plan(x))(sharded), case.oracle(value)) < case.bound
+        split[name] = jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))
+    run = jax.jit(jax.vmap(lambda xs: plan(**xs), in_axes=axis, out_axes=axis))
+    text = run.lower(split).compile().as_text()
+    assert not re.search(COLLECTIVES, text)
+    y = run(split)
+    for part in jax.tree.leaves(y):
+        spec = [None] * part.ndim
+        spec[axis] = "d"
+        wanted = jax.NamedSharding(mesh, jax.P(*spec))
+        assert part.sharding.is_equivalent_to(wanted, part.ndim)
+    for i, values in enumerate(members):
+        assert case.error(member(y, i, axis), values) < case.bound
 
 
-def test_shard_map_and_its_gradient(case, mesh):
-    values = [case.value(seed) for seed in range(4)]
-    stacked = jnp.stack([to_jax(v) for v in values])
-    plan = case.plan(jax.ShapeDtypeStruct(stacked.shape[1:], stacked.dtype))
-    local = jax.shard_map(
-        lambda x: plan(x[0])[None], mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d")
-    )
-    y = jax.jit(local)(stacked)
-    for got, value in zip(y, values, strict=True):
-        assert relative_l2(got, case.oracle(value)) < case.bound
-
-    def loss(x):
-        return jnp.sum(jnp.abs(local(x)) ** 2)
-
-    want = jax.vmap(jax.grad(lambda x: jnp.sum(jnp.abs(plan(x)) ** 2)))(stacked)
-    assert relative_l2(jax.jit(jax.grad(loss))(stacked), np.asarray(want)) < 8 * case.bound
+def test_gradients_split_without_collectives(case, mesh, plan):
+    _, operands = stacked(case)
+    split = jax.device_put(operands, jax.NamedSharding(mesh, jax.P("d")))
+    gradient = jax.jit(jax.vmap(jax.grad(loss_of(plan, operands))))
+    assert not re.search(COLLECTIVES, gradient.lower(*parted(split)).compile().as_text())
+    got, want = gradient(*parted(split)), gradient(*parted(operands))
+    for name, g in got.items():
+        assert relative_l2(g, np.asarray(want[name])) < 8 * case.bound
 
 
-def test_replicated_operand_in_shard_map_sums_its_gradient(case, x, plan, mesh):
-    plan = case.plan(jax.ShapeDtypeStruct(x.shape, x.dtype))
-    weights = jnp.arange(1.0, 5.0, dtype=x.real.dtype)
+def test_split_transform_axes_are_right_if_slow(case, values, xs, plan, mesh):
+    for name, x in xs.items():
+        for axis in range(x.ndim):
+            if x.shape[axis] % 4:
+                continue
+            spec = [None] * x.ndim
+            spec[axis] = "d"
+            split = {**xs, name: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))}
+            assert case.error(jax.jit(lambda xs: plan(**xs))(split), values) < case.bound
+
+
+def test_shard_map_and_its_gradient(case, xs, mesh):
+    members, operands = stacked(case)
+    plan = case.planned({n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in xs.items()})
+
+    def one(xs):
+        y = plan(**{name: x[0] for name, x in xs.items()})
+        return jax.tree.map(lambda y: y[None], y)
+
+    local = jax.shard_map(one, mesh=mesh, in_specs=jax.P("d"), out_specs=jax.P("d"))
+    y = jax.jit(local)(operands)
+    for i, values in enumerate(members):
+        assert case.error(member(y, i), values) < case.bound
+
+    def loss(moved, still):
+        return jnp.sum(jnp.abs(jax.tree.leaves(local(moved | still))[0]) ** 2)
+
+    got = jax.jit(jax.grad(loss))(*parted(operands))
+    want = jax.jit(jax.vmap(jax.grad(loss_of(plan, xs))))(*parted(operands))
+    for name, g in got.items():
+        assert relative_l2(g, np.asarray(want[name])) < 8 * case.bound
+
+
+def test_replicated_operand_in_shard_map_sums_its_gradient(case, xs, mesh):
+    plan = case.planned({n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in xs.items()})
+    weights = jnp.arange(1.0, 5.0, dtype=jax.tree.leaves(parted(xs)[0])[0].real.dtype)
+    of_one = loss_of(plan, xs)
 
     @jax.jit
-    def loss(x):
-        def local(x, w):
-            return jax.lax.psum(w[0] * jnp.sum(jnp.abs(plan(x)) ** 2), "d")
+    def loss(moved, still):
+        def local(moved, w):
+            return jax.lax.psum(w[0] * of_one(moved, still), "d")
 
-        return jax.shard_map(local, mesh=mesh, in_specs=(jax.P(), jax.P("d")), out_specs=jax.P())(
-            x, weights
-        )
+        specs = (jax.P(), jax.P("d"))
+        return jax.shard_map(local, mesh=mesh, in_specs=specs, out_specs=jax.P())(moved, weights)
 
-    want = 10 * jax.grad(lambda x: jnp.sum(jnp.abs(plan(x)) ** 2))(x)
-    assert relative_l2(jax.grad(loss)(x), np.asarray(want)) < 8 * case.bound
+    got, want = (jax.jit(jax.grad(f))(*parted(xs)) for f in (loss, of_one))
+    for name, g in got.items():
+        assert relative_l2(g, 10 * np.asarray(want[name])) < 8 * case.bound

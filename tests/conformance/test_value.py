@@ -11,12 +11,13 @@ import jax.numpy as jnp
 import nvstate as nvs
 
 
-def test_equal_problems_make_equal_plans(case, x, plan):
-    again = case.plan(x)
+def test_equal_problems_make_equal_plans(case, xs, plan):
+    again = case.planned(xs)
     assert again == plan
     assert hash(again) == hash(plan)
     assert again.spec == plan.spec
-    assert case.plan(jax.ShapeDtypeStruct(x.shape, x.dtype)).spec == plan.spec
+    types = {name: jax.ShapeDtypeStruct(x.shape, x.dtype) for name, x in xs.items()}
+    assert case.planned(types).spec == plan.spec
 
 
 def test_pickle_returns_the_same_plan(plan):
@@ -29,25 +30,26 @@ def test_json_returns_the_same_plan(plan):
     assert type(plan).from_json(plan.to_json()) is plan
 
 
-def test_equal_plans_do_not_retrace(case, x, plan):
+def test_equal_plans_do_not_retrace(case, xs, plan):
     traces = []
 
     @jax.jit
-    def apply(plan, x):
+    def apply(plan, xs):
         traces.append(1)
-        return plan(x)
+        return plan(**xs)
 
-    apply(plan, x)
-    apply(case.plan(x), x)
-    apply(pickle.loads(pickle.dumps(plan)), x)
+    apply(plan, xs)
+    apply(case.planned(xs), xs)
+    apply(pickle.loads(pickle.dumps(plan)), xs)
     assert len(traces) == 1
 
 
-def test_a_plan_has_no_leaves_and_survives_tree_maps(plan, x):
+def test_a_plan_has_no_leaves_and_survives_tree_maps(plan, xs):
     assert jax.tree.leaves(plan) == []
     assert jax.tree.map(lambda leaf: 1 / 0, plan) is plan
-    bound = nvs.bind(plan, x=x)
-    assert [leaf is x for leaf in jax.tree.leaves(bound)] == [True]
+    bound = nvs.bind(plan, **xs)
+    leaves = jax.tree.leaves(bound)
+    assert all(leaf is x for leaf, x in zip(leaves, xs.values(), strict=True))
     assert jax.tree.map(jnp.zeros_like, bound).plan is plan
 
 

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import re
 import shutil
 import site
 import subprocess
@@ -31,7 +32,7 @@ def run(*command, **kwargs):
 def test_only_our_symbols_are_exported():
     out = run(tool("nm"), "-D", "--defined-only", library.find())
     names = [line.split()[-1] for line in out.splitlines()]
-    assert "nvstate_cufft_v1_execute" in names
+    assert {"nvstate_cufft_v1_execute", "nvstate_cublaslt_matmul_v1_execute"} <= set(names)
     assert [name for name in names if not name.startswith("nvstate_")] == []
 
 
@@ -55,7 +56,12 @@ def test_no_warnings(source):
 
 def test_format():
     program = shutil.which("clang-format", path=str(pathlib.Path(sys.executable).parent))
-    sources = [*NATIVE.glob("src/*.cc"), *NATIVE.glob("include/**/*.h"), *HERE.glob("*.cc")]
+    sources = [
+        *NATIVE.glob("src/*.cc"),
+        *NATIVE.glob("include/**/*.h"),
+        *HERE.glob("*.cc"),
+        *HERE.glob("*.h"),
+    ]
     assert len(sources) > 10
     run(program or tool("clang-format"), "--dry-run", "--Werror", *sources)
 
@@ -90,11 +96,33 @@ def test_missing_headers_are_a_sentence(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("program", "sources"), [("cache", ["cache"]), ("site", ["cache", "error", "ffi"])]
+    ("program", "sources"),
+    [("cache", ["cache"]), ("site", ["attributes", "cache", "dtypes", "error", "ffi"])],
 )
 def test_threads(tmp_path, program, sources):
     """Threads that make, find and drop plans, under the thread sanitizer."""
-    binary = tmp_path / program
+    assert sanitized(tmp_path, program, sources) == "ok\n"
+
+
+def test_threads_that_multiply(tmp_path):
+    """With a driver and a cuBLASLt in which nothing runs."""
+    fake = build_fake(tmp_path)
+    sources = [
+        "attributes",
+        "cache",
+        "cublaslt_operation",
+        "cublaslt_plan",
+        "cublaslt_query",
+        "device",
+        "dtypes",
+    ]
+    sources += ["error", "library", "matmul", "matmul_layout", "matmul_problem"]
+    assert sanitized(tmp_path, "matmul", sources, fake) == "ok\n"
+
+
+def sanitized(folder, program, sources, *args):
+    """What a test program prints under the thread sanitizer."""
+    binary = folder / program
     run(
         tool("g++"),
         *WARNINGS,
@@ -103,33 +131,59 @@ def test_threads(tmp_path, program, sources):
         *("-isystem", jax.ffi.include_dir()),
         HERE / f"test_{program}.cc",
         *(NATIVE / "src" / f"{name}.cc" for name in sources),
-        *("-o", binary),
+        *("-ldl", "-o", binary),
     )
     # Some kernels randomize addresses more widely than the sanitizer can bear.
     prefix = [shutil.which("setarch"), "-R"] if shutil.which("setarch") else []
-    assert run(*prefix, binary) == "ok\n"
+    return run(*prefix, binary, *args)
 
 
-def official_headers():
-    """Folders with cufftXt.h and cuda.h; toolkits have both, NVIDIA's wheels one each."""
+def build_fake(folder):
+    """The library of fake_cuda.cc."""
+    library = folder / "libfake.so"
+    run(
+        tool("g++"),
+        *WARNINGS,
+        *("-O1", "-g", "-fPIC", "-shared", f"-I{NATIVE / 'include'}"),
+        HERE / "fake_cuda.cc",
+        *("-ldl", "-o", library),
+    )
+    return library
+
+
+def official_headers(source):
+    """Folders with the official headers that a comparison includes; NVIDIA's wheels split them."""
     roots = [pathlib.Path(path) for path in site.getsitepackages()]
     folders = [folder for root in roots for folder in root.glob("nvidia/*/include")]
     home = os.environ.get("CUDA_HOME")
     folders += [pathlib.Path(home) / "include"] if home else []
     folders += [pathlib.Path("/usr/local/cuda/include")]
-    found = {name: [f for f in folders if (f / name).exists()] for name in ("cufftXt.h", "cuda.h")}
-    if not all(found.values()):
-        pytest.skip("no official CUDA headers: `pip install nvidia-cufft nvidia-cuda-runtime`")
+    for name in re.findall(r"#include <(.*)>", source.read_text()):
+        if not any((folder / name).exists() for folder in folders):
+            wheels = "nvidia-cufft nvidia-cublas nvidia-cuda-runtime"
+            pytest.skip(f"no official {name}: `pip install {wheels}`")
     return [folder for folder in folders if folder.is_dir()]
 
 
-def test_declarations_are_the_official_ones(tmp_path):
-    folders = [option for folder in official_headers() for option in ("-isystem", folder)]
+HEADERS = sorted((NATIVE / "include" / "nvstate" / "abi").glob("*.h"))
+
+
+@pytest.mark.parametrize("header", HEADERS, ids=lambda path: path.stem)
+def test_declarations_are_the_official_ones(header):
+    """Each header of ours has a file that compares every name in it."""
+    source = HERE / f"abi_{header.stem}.cc"
+    declared = re.findall(
+        r"^[\w ]*\w (cu\w+)\(|\b([A-Z][A-Z0-9_]{4,}\w*) = ", header.read_text(), re.M
+    )
+    compared = source.read_text()
+    assert [name for pair in declared for name in pair if name and name not in compared] == []
+    folders = [option for folder in official_headers(source) for option in ("-isystem", folder)]
     run(
         tool("g++"),
         *WARNINGS,
         "-fsyntax-only",
         f"-I{NATIVE / 'include'}",
+        f"-I{HERE}",
         *folders,
-        HERE / "abi_cufft.cc",
+        source,
     )

@@ -78,22 +78,26 @@ def test_editable_install_is_found(monkeypatch, tmp_path):
     assert library.find() == tmp_path / "libnvstate.so"
 
 
-def test_missing_cufft_says_what_to_install(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "wheel", "newest", "older"),
+    [("cufft", "cufft", 12, 11), ("cublasLt", "cublas", 13, 12)],
+)
+def test_missing_library_says_what_to_install(monkeypatch, name, wheel, newest, older):
     def nothing(name):
         raise locate.pathfinder.DynamicLibNotFoundError(name)
 
     monkeypatch.setattr(locate.pathfinder, "load_nvidia_dynamic_lib", nothing)
-    if _native.load().nvstate_library_path(b"cufft") is not None:
-        pytest.skip("this process has cuFFT open")
+    if _native.load().nvstate_library_path(name.encode()) is not None:
+        pytest.skip(f"this process has {name} open")
     with pytest.raises(errors.LibraryError) as raised:
-        _native.open_library("cufft")
+        _native.open_library(name)
     assert str(raised.value) == (
-        "nvstate: the CUDA library cufft was not found\n"
-        "  expected: libcufft.so.12 or libcufft.so.11\n"
+        f"nvstate: the CUDA library {name} was not found\n"
+        f"  expected: lib{name}.so.{newest} or lib{name}.so.{older}\n"
         "  got:      nothing in this process, in NVIDIA's wheels, in conda, below CUDA_PATH and "
         "CUDA_HOME, or on the loader's path\n"
-        "Install it with `pip install nvidia-cufft` (CUDA 13) or `pip install nvidia-cufft-cu12` "
-        "(CUDA 12)."
+        f"Install it with `pip install nvidia-{wheel}` (CUDA 13) or "
+        f"`pip install nvidia-{wheel}-cu12` (CUDA 12)."
     )
 
 

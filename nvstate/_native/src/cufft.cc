@@ -21,8 +21,6 @@
 namespace nvstate::cufft {
 namespace {
 
-constexpr size_t kAlignment = 256;  // of cuFFT's work area
-
 struct Spec {
   static constexpr const char* kOperation = "fft";
   static constexpr int64_t kVersion = 1;
@@ -77,19 +75,6 @@ struct Fitted {  // a site's plan for its local dimensions on one device
 
 using Site = SiteOf<Spec, Fitted>;
 
-struct Work {
-  void* data;
-  size_t bytes;
-};
-
-// As if the most were lost in front: what fits must not depend on the addresses of one execution.
-Work Aligned(ffi::AnyBuffer buffer) {
-  const auto address = reinterpret_cast<uintptr_t>(buffer.untyped_data());
-  const size_t lost = (kAlignment - address % kAlignment) % kAlignment;
-  if (buffer.size_bytes() < kAlignment) return {nullptr, 0};
-  return {static_cast<char*>(buffer.untyped_data()) + lost, buffer.size_bytes() - kAlignment};
-}
-
 bool IsWideOf(Kind kind, ffi::AnyBuffer x, ffi::AnyBuffer y) {
   const auto real_x = kind == Kind::kR2C, real_y = kind == Kind::kC2R;
   for (const bool wide : {false, true}) {
@@ -121,7 +106,7 @@ struct Call {
                         " hidden results expected beside a workspace, got " +
                         std::to_string(rest.size()));
     }
-    if (rest.size() > scratches) work = Aligned(**rest.get<ffi::AnyBuffer>(scratches));
+    if (rest.size() > scratches) work = WorkspaceOf(**rest.get<ffi::AnyBuffer>(scratches));
     launch = {spec.inverse, x.untyped_data(), y->untyped_data(), work.data};
     if (spec.kind == Kind::kC2R) {
       const ffi::AnyBuffer scratch = **rest.get<ffi::AnyBuffer>(0);
@@ -148,7 +133,7 @@ struct Call {
     }
   }
 
-  Work work{nullptr, 0};
+  Workspace work{nullptr, 0};
   Launch launch;
   size_t copied = 0;  // bytes of x to be copied to the scratch first
 };

@@ -98,6 +98,15 @@ size_t FreeBytes() {
   return free;
 }
 
+int64_t CacheBytes(int device) {
+  const Driver& driver = Opened<Driver>();
+  abi::CUdevice handle;
+  int bytes;
+  NVS_CHECK(driver.cuDeviceGet(&handle, device));
+  NVS_CHECK(driver.cuDeviceGetAttribute(&bytes, abi::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE, handle));
+  return bytes;
+}
+
 std::mutex& PlanningMutex(int device) {
   static std::mutex mutex;
   static auto* const mutexes = new std::map<int, std::mutex>();  // its nodes do not move

@@ -29,6 +29,10 @@ Known& Find(std::string_view name) {
        {"libcufft.so.12", "libcufft.so.11"},
        "Install it with `pip install nvidia-cufft` (CUDA 13) or `pip install nvidia-cufft-cu12` "
        "(CUDA 12)."},
+      {"cublasLt",
+       {"libcublasLt.so.13", "libcublasLt.so.12"},
+       "Install it with `pip install nvidia-cublas` (CUDA 13) or `pip install nvidia-cublas-cu12` "
+       "(CUDA 12)."},
   };
   for (Known& library : *known) {
     if (library.name == name) return library;

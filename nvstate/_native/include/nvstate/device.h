@@ -24,6 +24,7 @@ struct Driver {
   Library library{"cuda"};
   NVS_SYMBOL(cuInit)
   NVS_SYMBOL(cuDeviceGet)
+  NVS_SYMBOL(cuDeviceGetAttribute)
   NVS_SYMBOL(cuDevicePrimaryCtxRetain)
   NVS_SYMBOL(cuCtxGetCurrent)
   NVS_SYMBOL(cuCtxPushCurrent_v2)
@@ -32,6 +33,13 @@ struct Driver {
   NVS_SYMBOL(cuMemAlloc_v2)
   NVS_SYMBOL(cuMemFree_v2)
   NVS_SYMBOL(cuMemcpyDtoDAsync_v2)
+  NVS_SYMBOL(cuMemcpyHtoDAsync_v2)
+  NVS_SYMBOL(cuMemsetD8Async)
+  NVS_SYMBOL(cuEventCreate)
+  NVS_SYMBOL(cuEventDestroy_v2)
+  NVS_SYMBOL(cuEventRecord)
+  NVS_SYMBOL(cuEventElapsedTime)
+  NVS_SYMBOL(cuStreamSynchronize)
   NVS_SYMBOL(cuStreamCreate)
   NVS_SYMBOL(cuStreamDestroy_v2)
   NVS_SYMBOL(cuStreamBeginCapture_v2)
@@ -54,6 +62,7 @@ class OnDevice {
 };
 
 size_t FreeBytes();                     // of the current device
+int64_t CacheBytes(int device);         // of its second-level cache
 std::mutex& PlanningMutex(int device);  // held while planning, so that FreeBytes tells what it took
 
 // Device memory outside XLA's pool. It throws kResourceExhausted with the bytes needed and free.

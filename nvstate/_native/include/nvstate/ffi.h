@@ -16,6 +16,8 @@
 #include <vector>
 
 #include "nvstate/abi/cuda_driver.h"
+#include "nvstate/attributes.h"
+#include "nvstate/dtypes.h"
 #include "nvstate/error.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -40,30 +42,51 @@ ffi::Error Guard(const char* operation, const Describe& describe, const Body& bo
   }
 }
 
-// Attributes by name. Each one must be asked for: an unknown one may change the problem's meaning.
-class Attributes {
+// A buffer's type; throws kInvalidArgument if its elements are none of CUDA's.
+Typed TypedOf(ffi::AnyBuffer buffer);
+
+struct Workspace {
+  void* data;
+  size_t bytes;
+};
+
+// The hidden result that is a library's workspace, aligned to 256 bytes as libraries want it. Its
+// bytes are as if the most were lost in front: what fits must not depend on the addresses of one
+// execution.
+Workspace WorkspaceOf(ffi::AnyBuffer buffer);
+
+// The attributes that XLA decodes.
+class Attributes : public AttributeSource {
  public:
   explicit Attributes(ffi::Dictionary dictionary) : dictionary_(dictionary) {}
-  int64_t Int(const char* name) { return Get<int64_t>(name, "an integer"); }
-  std::string String(const char* name) {
+  int64_t Int(const char* name) override { return Get<int64_t>(name, "an integer"); }
+  double Double(const char* name) override { return Get<double>(name, "a float64"); }
+  std::string String(const char* name) override {
     return std::string(Get<std::string_view>(name, "a string"));
   }
-  std::vector<int64_t> Ints(const char* name) {
-    const auto span = Get<ffi::Span<const int64_t>>(name, "an array of int64");
-    return {span.begin(), span.end()};  // a copy: the memory is promised for this call only
+  std::vector<int64_t> Ints(const char* name) override {
+    return Array<int64_t>(name, "an array of int64");
   }
-  void Done() const;  // throws if there are others
+  std::vector<uint64_t> Words(const char* name) override {
+    return Array<uint64_t>(name, "an array of uint64");
+  }
+  std::vector<double> Doubles(const char* name) override {
+    return Array<double>(name, "an array of float64");
+  }
+  void Done() const override;
 
  private:
   template <typename T>
   T Get(const char* name, const char* type) {
     names_.insert(name);
     const auto value = dictionary_.get<T>(name);
-    if (!value.has_value()) {
-      throw Failure(Code::kInvalidArgument,
-                    std::string("attribute `") + name + "` is missing or not " + type);
-    }
+    if (!value.has_value()) Missing(name, type);
     return *value;
+  }
+  template <typename T>
+  std::vector<T> Array(const char* name, const char* type) {
+    const auto span = Get<ffi::Span<const T>>(name, type);
+    return {span.begin(), span.end()};  // a copy: the memory is promised for this call only
   }
   ffi::Dictionary dictionary_;
   std::set<std::string_view> names_;
@@ -148,31 +171,41 @@ class SiteOf {
 
 }  // namespace nvstate
 
+// Exports a CUDA target's instantiate, and its state's type.
+#define NVS_TARGET_STATE(name, Site)                                   \
+  extern "C" {                                                         \
+  NVS_EXPORT XLA_FFI_Error* name##_instantiate(XLA_FFI_CallFrame*);    \
+  NVS_EXPORT XLA_FFI_Error* name##_execute(XLA_FFI_CallFrame*);        \
+  NVS_EXPORT void* name##_type_id() { return &Site::id; }              \
+  NVS_EXPORT void* name##_type_info() {                                \
+    static auto type_info = ::xla::ffi::MakeTypeInfo<Site>();          \
+    return &type_info;                                                 \
+  }                                                                    \
+  }                                                                    \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name##_instantiate, Site::Instantiate, \
+                                ::xla::ffi::Ffi::BindInstantiate().Attrs())
+
+#define NVS_BIND_EXECUTE(Site, buffers)                                    \
+  buffers(::xla::ffi::Ffi::BindExecute()                                   \
+              .Ctx<::xla::ffi::PlatformStream<::nvstate::abi::CUstream>>() \
+              .Ctx<::xla::ffi::DeviceOrdinal>()                            \
+              .Ctx<::xla::ffi::State<Site>>())
+
 // Exports the handlers of a CUDA target and its state's type. `buffers` adds the operands and
 // results to a binding; Execute only enqueues, so that XLA may capture it in a CUDA graph.
-#define NVS_TARGET(name, Site, Initialize, Execute, buffers)                   \
-  extern "C" {                                                                 \
-  NVS_EXPORT XLA_FFI_Error* name##_instantiate(XLA_FFI_CallFrame*);            \
-  NVS_EXPORT XLA_FFI_Error* name##_initialize(XLA_FFI_CallFrame*);             \
-  NVS_EXPORT XLA_FFI_Error* name##_execute(XLA_FFI_CallFrame*);                \
-  NVS_EXPORT void* name##_type_id() { return &Site::id; }                      \
-  NVS_EXPORT void* name##_type_info() {                                        \
-    static auto type_info = ::xla::ffi::MakeTypeInfo<Site>();                  \
-    return &type_info;                                                         \
-  }                                                                            \
-  }                                                                            \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name##_instantiate, Site::Instantiate,         \
-                                ::xla::ffi::Ffi::BindInstantiate().Attrs());   \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(name##_initialize, Initialize,                 \
-                                buffers(::xla::ffi::Ffi::BindInitialize()      \
-                                            .Ctx<::xla::ffi::DeviceOrdinal>()  \
-                                            .Ctx<::xla::ffi::State<Site>>())); \
-  XLA_FFI_DEFINE_HANDLER_SYMBOL(                                               \
-      name##_execute, Execute,                                                 \
-      buffers(::xla::ffi::Ffi::BindExecute()                                   \
-                  .Ctx<::xla::ffi::PlatformStream<::nvstate::abi::CUstream>>() \
-                  .Ctx<::xla::ffi::DeviceOrdinal>()                            \
-                  .Ctx<::xla::ffi::State<Site>>()),                            \
-      {::xla::ffi::Traits::kCmdBufferCompatible})
+#define NVS_TARGET(name, Site, Initialize, Execute, buffers)                              \
+  NVS_TARGET_STATE(name, Site);                                                           \
+  extern "C" NVS_EXPORT XLA_FFI_Error* name##_initialize(XLA_FFI_CallFrame*);             \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name##_initialize, Initialize,                            \
+                                buffers(::xla::ffi::Ffi::BindInitialize()                 \
+                                            .Ctx<::xla::ffi::DeviceOrdinal>()             \
+                                            .Ctx<::xla::ffi::State<Site>>()));            \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name##_execute, Execute, NVS_BIND_EXECUTE(Site, buffers), \
+                                {::xla::ffi::Traits::kCmdBufferCompatible})
+
+// The same without initialize: this Execute may wait for the device, and is never captured.
+#define NVS_TARGET_WAITING(name, Site, Execute, buffers) \
+  NVS_TARGET_STATE(name, Site);                          \
+  XLA_FFI_DEFINE_HANDLER_SYMBOL(name##_execute, Execute, NVS_BIND_EXECUTE(Site, buffers))
 
 #endif  // NVSTATE_FFI_H_

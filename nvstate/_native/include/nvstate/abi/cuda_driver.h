@@ -1,6 +1,6 @@
 // The few functions of the CUDA driver that nvstate calls, declared in our own words: no toolkit is
 // needed to build. They are looked up at run time and never linked.
-// tests/native/abi_cufft.cc compares them with the official header where there is one.
+// tests/native/abi_cuda_driver.cc compares them with the official header where there is one.
 
 #ifndef NVSTATE_ABI_CUDA_DRIVER_H_
 #define NVSTATE_ABI_CUDA_DRIVER_H_
@@ -28,15 +28,19 @@ enum CUresult : int {
 
 enum CUstreamCaptureMode : int { CU_STREAM_CAPTURE_MODE_RELAXED = 2 };
 enum CUstream_flags : int { CU_STREAM_NON_BLOCKING = 1 };
+enum CUevent_flags : int { CU_EVENT_DEFAULT = 0 };
+enum CUdevice_attribute : int { CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE = 38 };
 
 using CUdevice = int;
 using CUdeviceptr = unsigned long long;  // NOLINT(runtime/int): the type that cuda.h has
 using CUcontext = struct CUctx_st*;
 using CUstream = struct CUstream_st*;
 using CUgraph = struct CUgraph_st*;
+using CUevent = struct CUevent_st*;
 
 CUresult cuInit(unsigned int flags);
 CUresult cuDeviceGet(CUdevice* device, int ordinal);
+CUresult cuDeviceGetAttribute(int* value, CUdevice_attribute attribute, CUdevice device);
 CUresult cuDevicePrimaryCtxRetain(CUcontext* context, CUdevice device);
 CUresult cuCtxGetCurrent(CUcontext* context);
 CUresult cuCtxPushCurrent_v2(CUcontext context);
@@ -45,6 +49,13 @@ CUresult cuMemGetInfo_v2(size_t* free, size_t* total);
 CUresult cuMemAlloc_v2(CUdeviceptr* pointer, size_t bytes);
 CUresult cuMemFree_v2(CUdeviceptr pointer);
 CUresult cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream stream);
+CUresult cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream stream);
+CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream stream);
+CUresult cuEventCreate(CUevent* event, unsigned int flags);
+CUresult cuEventDestroy_v2(CUevent event);
+CUresult cuEventRecord(CUevent event, CUstream stream);
+CUresult cuEventElapsedTime(float* milliseconds, CUevent start, CUevent end);
+CUresult cuStreamSynchronize(CUstream stream);
 CUresult cuStreamCreate(CUstream* stream, unsigned int flags);
 CUresult cuStreamDestroy_v2(CUstream stream);
 CUresult cuStreamBeginCapture_v2(CUstream stream, CUstreamCaptureMode mode);

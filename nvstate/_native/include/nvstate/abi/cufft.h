@@ -7,7 +7,7 @@
 
 #include <cstddef>
 
-#include "nvstate/abi/cuda_driver.h"
+#include "nvstate/abi/cuda_types.h"
 
 namespace nvstate::abi {
 
@@ -37,13 +37,10 @@ enum cufftType : int {
   CUFFT_Z2D = 0x6c,
 };
 
-enum cudaDataType : int { CUDA_R_32F = 0, CUDA_R_64F = 1, CUDA_C_32F = 4, CUDA_C_64F = 5 };
-
 constexpr int kForward = -1;  // CUFFT_FORWARD and CUFFT_INVERSE, which are macros
 constexpr int kInverse = 1;
 
 using cufftHandle = int;
-using cudaStream_t = CUstream;
 using Long = long long;  // NOLINT(runtime/int): the type that cufftXt.h has
 
 cufftResult cufftGetVersion(int* version);

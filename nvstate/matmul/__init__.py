@@ -1,0 +1,27 @@
+"""Products of dense matrices: cuBLASLt on CUDA, XLA's dot on CPUs."""
+
+from nvstate.matmul import scaling
+from nvstate.matmul.algorithm import Algorithm
+from nvstate.matmul.chain import chain
+from nvstate.matmul.oneshot import matmul
+from nvstate.matmul.plan import MatmulPlan, plan
+from nvstate.matmul.preferences import Preferences
+from nvstate.matmul.query import algorithm_ids
+from nvstate.matmul.spec import MatmulResult, MatmulSpec
+from nvstate.matmul.specify import spec
+from nvstate.matmul.tuning import autotune
+
+__all__ = [
+    "Algorithm",
+    "MatmulPlan",
+    "MatmulResult",
+    "MatmulSpec",
+    "Preferences",
+    "algorithm_ids",
+    "autotune",
+    "chain",
+    "matmul",
+    "plan",
+    "scaling",
+    "spec",
+]

@@ -1,0 +1,181 @@
+"""Plans as data: what they hold, how they print, where they are kept, what they take."""
+
+import pickle
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import nvstate as nvs
+from nvstate._core import host
+from tests.matmul import oracle
+
+
+@pytest.fixture
+def algorithm():
+    """Sixty-four bytes and a problem: no library is asked."""
+    return nvs.matmul.Algorithm(bytes(range(64)), (6, 4, 8, 1), "some GPU", 130100, 1024, 0.5)
+
+
+A, B = np.ones((4, 8), "float32"), np.ones((8, 6), "float32")
+
+
+def test_algorithms_are_compared_by_data_and_problem(algorithm):
+    same = nvs.matmul.Algorithm(algorithm.data, algorithm.problem, time_us=3.0)
+    assert same == algorithm
+    assert hash(same) == hash(algorithm)
+    assert algorithm != nvs.matmul.Algorithm(algorithm.data, (1, 4, 8, 1))
+    copy = pickle.loads(pickle.dumps(algorithm))
+    assert (copy, copy.device, copy.workspace_bytes) == (algorithm, "some GPU", 1024)
+    array = algorithm.to_numpy()
+    assert (array.dtype, array.shape) == (np.uint64, (8,))
+    assert nvs.matmul.Algorithm.from_numpy(array, algorithm.problem) == algorithm
+
+
+def test_a_pinned_algorithm_lives_in_the_plan(algorithm, tmp_path):
+    plan = nvs.matmul.plan(A, B)
+    pinned = plan.with_algorithm(algorithm)
+    assert pinned != plan
+    assert pinned.spec == plan.spec
+    assert pinned is nvs.matmul.plan(A, B, algorithm=algorithm)
+    assert pinned is nvs.matmul.plan(A, B, algorithm=[algorithm])
+    assert pinned is plan.with_algorithm(nvs.matmul.Algorithm(algorithm.data, algorithm.problem))
+    assert pinned.algorithm == algorithm
+    assert pinned.pinned == (algorithm,)
+    assert plan.algorithm is None
+    assert plan.algorithms == ()
+    assert algorithm.data.hex() in repr(pinned)
+    assert pickle.loads(pickle.dumps(pinned)) is pinned
+    path = nvs.store.save({"one": pinned}, tmp_path / "plans.json")
+    assert algorithm.data.hex() in path.read_text()
+    assert nvs.store.load(path)["one"] is pinned
+    assert (pinned(A, B) == plan(A, B)).all()
+
+
+def test_a_stored_algorithm_is_found_by_plan(algorithm, tmp_path):
+    plan = nvs.matmul.plan(A, B).with_algorithm(algorithm)
+    path = nvs.store.save({"one": plan}, tmp_path / "plans.json")
+    script = (
+        "import numpy as np, nvstate as nvs;"
+        "plan = nvs.matmul.plan(np.ones((4, 8), 'float32'), np.ones((8, 6), 'float32'));"
+        "print(plan.algorithm.data.hex(), plan.digest)"
+    )
+    environment = {**__import__("os").environ, "NVSTATE_STORE": str(path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [algorithm.data.hex(), str(plan.digest)], done.stderr
+
+
+def test_a_damaged_plan_is_refused(algorithm):
+    plan = nvs.matmul.plan(A, B, epilog="relu").with_algorithm(algorithm)
+    text = plan.to_json()
+    assert type(plan).from_json(text) is plan
+    for old, new in (
+        ('"m": 4', '"m": 5'),
+        ('"relu"', '"elu"'),
+        (algorithm.data.hex(), "00"),
+        ('"float32"', '"float16"'),
+        ("[[], ", '[[["limit", 0]], '),
+    ):
+        assert old in text
+        with pytest.raises(nvs.errors.StoreError):
+            type(plan).from_json(text.replace(old, new, 1))
+
+
+def test_preferences_are_in_the_plan():
+    preferences = nvs.matmul.Preferences(
+        memory_limit="8 MiB", reduction_scheme_mask=(), max_waves_count=1.5, fast_accumulation=True
+    )
+    plan = nvs.matmul.plan(A, B, preferences=preferences)
+    assert plan != nvs.matmul.plan(A, B)
+    assert plan.preferences.memory_limit == 8 * 2**20
+    assert plan.preferences.max_waves_count == 1.5
+    assert plan.preferences.reduction_scheme_mask == ()
+    assert type(plan).from_json(plan.to_json()) is plan
+    assert "memory_limit=8388608" in repr(plan)
+    assert nvs.matmul.plan(A, B, preferences=nvs.matmul.Preferences()) is nvs.matmul.plan(A, B)
+
+
+def test_the_repr_says_what_runs():
+    a, b = jnp.ones((4, 8), "complex64"), jnp.ones((6, 8), "complex64")
+    plan = nvs.matmul.plan(a, b, transpose_b=True, conjugate_a=True, compute_type="tf32", alpha=2j)
+    assert repr(plan) == (
+        "MatmulPlan(a complex64[4,8] b complex64[6,8] on cpu:0 -> complex64[4,6]: tf32, scale type "
+        "complex64, alpha 2j, transpose_b, conjugate_a; XLA's dot)"
+    )
+    assert "computes   tf32" in plan.describe()
+    assert "<th" in plan._repr_html_()
+    assert plan.workspace_bytes == 0
+    assert plan.backend == "xla"
+
+
+def test_equal_problems_are_equal():
+    spec = nvs.matmul.spec(A, B)
+    assert spec == nvs.matmul.spec(np.ones((3, 4, 8), "float32"), B)  # batches are no problem's
+    assert spec == nvs.matmul.spec(A, B, conjugate_a=True, compute_type="float32", alpha=1)
+    assert spec != nvs.matmul.spec(A, B, alpha=2.0)
+    assert spec != nvs.matmul.spec(A, B, transpose_b=False, compute_type="tf32")
+    assert nvs.matmul.spec(A, B, alpha=np.float32(2)) == nvs.matmul.spec(A, B, alpha=2)
+
+
+def test_a_plan_of_a_spec_takes_any_batch(rng):
+    plan = nvs.matmul.plan(nvs.matmul.spec(A, B, np.ones((4, 6), "float32"), beta=1.0))
+    for batch in ((), (3,), (2, 1)):
+        a, b, c = (oracle.random(rng, s, "float32") for s in ((*batch, 4, 8), (8, 6), (6,)))
+        assert np.allclose(
+            plan(jnp.asarray(a), jnp.asarray(b), jnp.asarray(c)), a @ b + c, atol=1e-5
+        )
+    with pytest.raises(nvs.errors.OperandError):
+        plan(jnp.ones((5, 8), "float32"), jnp.asarray(B), jnp.ones(6, "float32"))
+
+
+def test_one_shot_calls_plan_once():
+    nvs.cache.clear()
+    before = nvs.cache.info()
+    for _ in range(4):
+        nvs.matmul.matmul(A, B, epilog="relu")
+    after = nvs.cache.info()
+    assert (after.misses - before.misses, after.hits - before.hits) == (1, 3)
+    assert np.allclose(nvs.matmul.matmul(A, B, alpha=3.0), 24)
+    assert np.allclose(nvs.matmul.matmul(A, B, alpha=2.0), 16)
+
+
+def test_two_plans_in_turn_share_no_state(rng):
+    a, b, bias = (oracle.random(rng, s, "float32") for s in ((4, 8), (8, 6), (6,)))
+    sums = nvs.matmul.plan(a, b, epilog="bgradb")
+    plain = nvs.matmul.plan(a, b)
+    turned = nvs.matmul.plan(a, b.T.copy(), bias=bias, epilog="relu_bias", transpose_b=True)
+    for _ in range(2):
+        assert np.allclose(sums(a, b).bgradb, b.sum(0), atol=1e-5)
+        assert np.allclose(plain(a, b), a @ b, atol=1e-5)
+        got = turned(a, b.T.copy(), bias=bias)
+        assert np.allclose(got, np.maximum(a @ b + bias, 0), atol=1e-5)
+
+
+def test_keywords_take_the_fast_path(monkeypatch):
+    a, b, bias = (jnp.ones(s, "float32") for s in ((4, 8), (8, 6), (6,)))
+    plan = nvs.matmul.plan(a, b, bias=bias, epilog="bias")
+    plan(a, b, bias=bias)
+    monkeypatch.setattr(type(plan), "check", lambda *_: 1 / 0)
+    assert (plan(a, b, bias=bias) == 9).all()
+
+
+@pytest.mark.parametrize("forbidden", [False, True])
+def test_numpys_results_are_brought_together(forbidden):
+    a, b = A.copy(), B.copy()
+    plan = nvs.matmul.plan(a, b, epilog="gelu_aux")
+    with jax.transfer_guard("disallow" if forbidden else "allow"):
+        r = plan(a, b)
+    assert all(type(x) is np.ndarray and x.flags.writeable for x in (r.d, r.gelu_aux))
+    assert r.relu_aux is None
+    assert host.PATIENCE > 0
+
+
+def test_the_self_test_passes():
+    for sample in nvs.matmul.MatmulPlan.samples():
+        got, want = np.asarray(sample.run(*sample.operands)), sample.oracle(*sample.operands)
+        assert np.linalg.norm(got - want) < sample.bound * np.linalg.norm(want)
