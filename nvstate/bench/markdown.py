@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nvstate.bench.report import Report, Row, duration, spread, told
+from nvstate.bench.report import Report, Row, Style, duration, told
 
 
 def markdown(report: Report) -> str:
@@ -15,14 +15,15 @@ def markdown(report: Report) -> str:
         "",
         *(f"- {line}" for line in report.environment.lines()),
         f"- {report.count()}",
+        *(f"- {told(bar)}" for bar in report.overall),
         "",
-        f"Medians of interleaved rounds [fastest – slowest], per {style.unit}. "
+        f"Medians of interleaved rounds [{style.bracket}], per {style.unit}. "
         "A ratio is the other's time over ours.",
         "",
     ]
     if style.layout == "ratios":
         return "\n".join(lines + _ratios(report)) + "\n"
-    return "\n\n".join(["\n".join(lines[:-1]), *map(_times, report.rows)]) + "\n"
+    return "\n\n".join(["\n".join(lines[:-1]), *(_times(row, style) for row in report.rows)]) + "\n"
 
 
 def _ratios(report: Report) -> list[str]:
@@ -31,8 +32,13 @@ def _ratios(report: Report) -> list[str]:
         "| case | nvstate | reference | ratio | others: ratio | plan, first call | bars |",
         "|---|---|---|---|---|---|---|",
     ]
+    style = report.style
     for row in report.ordered:
         ours, theirs = row.timings.get(row.subject), row.timings.get(row.reference)
+        if ours is not None and row.reference in row.refused:
+            why = f"{row.reference}: refused: {_flat(row.refused[row.reference])}"
+            lines.append(_line(row.id, style.spread(ours), why, "", "", "", ""))
+            continue
         if ours is None or theirs is None or row.ratio is None:
             lines.append(f"| {row.id} | failed: {_flat(row.error)} | | | | | |")
             continue
@@ -44,8 +50,8 @@ def _ratios(report: Report) -> list[str]:
         lines.append(
             _line(
                 row.id,
-                spread(ours),
-                f"{row.reference}: {spread(theirs)}",
+                style.spread(ours),
+                f"{row.reference}: {style.spread(theirs)}",
                 f"**{row.ratio:.2f}**" if row.losing else f"{row.ratio:.2f}",
                 "; ".join(others),
                 f"{duration(ours.planning)}, {duration(ours.first)}",
@@ -55,7 +61,7 @@ def _ratios(report: Report) -> list[str]:
     return lines
 
 
-def _times(row: Row) -> str:
+def _times(row: Row, style: Style) -> str:
     """A row's own table, in the order in which its candidates were named."""
     lines = [f"## {row.id}", "", f"One time is of {row.form}; the clock waited for {row.waited}."]
     if row.error:
@@ -64,7 +70,7 @@ def _times(row: Row) -> str:
         lines += ["", f"| call | time | over `{row.subject}` |", "|---|---|---|"]
     for name, t in row.timings.items():
         ratio = row.ratio_of(row.timings, name)
-        lines.append(_line(f"`{name}`", spread(t), "" if ratio is None else f"{ratio:.2f}"))
+        lines.append(_line(f"`{name}`", style.spread(t), "" if ratio is None else f"{ratio:.2f}"))
     lines += [_line(f"`{name}`", f"refused: {_flat(why)}", "") for name, why in row.refused.items()]
     if row.bars:
         lines += ["", *(f"- {told(bar)}" for bar in row.bars)]

@@ -28,6 +28,7 @@ class Row:
         bars: text, value and whether it is met; None where it could not be measured.
         losing: whether ours took longer than the reference, by more than 2 %.
         describe: the plan's.
+        note: what else is to be said of the measurement.
         error: why there are no numbers, or why they are worth nothing.
     """
 
@@ -42,6 +43,7 @@ class Row:
     bars: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
     losing: bool = False
     describe: str = ""
+    note: str = ""
     error: str | None = None
 
     def ratio_of(self, timings: Mapping[str, Timing], name: str | None = None) -> float | None:
@@ -64,17 +66,29 @@ class Style:
         unit: what one time is of.
         against: what the rows that lose are slower than.
         layout: "ratios", a line for each row; or "times", a table for each row.
+        quartiles: whether they stand beside a median, and not the fastest and the slowest round.
     """
 
     title: str
     unit: str
     against: str
     layout: Literal["ratios", "times"]
+    quartiles: bool = False
+
+    @property
+    def bracket(self) -> str:
+        """What stands beside a median."""
+        return "quartiles" if self.quartiles else "fastest – slowest"
+
+    def spread(self, t: Timing) -> str:
+        """The median, with those beside it."""
+        low, high = (self.quartiles and t.quartiles) or (t.low, t.high)
+        return f"{duration(t.median)} [{duration(low)} – {duration(high)}]"
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """All of a run."""
+    """All of a run; `overall` are the bars that several rows share, as a row's `bars`."""
 
     style: Style
     command: str
@@ -83,6 +97,7 @@ class Report:
     environment: Environment
     rows: list[Row]
     seconds: float = 0.0
+    overall: list[dict[str, Any]] = dataclasses.field(default_factory=list[dict[str, Any]])
 
     @property
     def ordered(self) -> list[Row]:
@@ -93,7 +108,8 @@ class Report:
 
     def count(self) -> str:
         """How many bars are met, in words."""
-        known = [bar["met"] for row in self.rows for bar in row.bars if bar["met"] is not None]
+        bars = [*self.overall, *(bar for row in self.rows for bar in row.bars)]
+        known = [bar["met"] for bar in bars if bar["met"] is not None]
         lost = sum(row.losing for row in self.rows)
         quick = "; a quick run, so numbers say little" if self.quick else ""
         return (
@@ -104,7 +120,10 @@ class Report:
 
 def text(report: Report) -> str:
     """For a terminal."""
-    parts = ["\n\n".join(_block(row) for row in report.ordered), report.count()]
+    parts = ["\n\n".join(_block(row, report.style) for row in report.ordered)]
+    if report.overall:
+        parts.append("\n".join(f"bar {told(bar)}" for bar in report.overall))
+    parts.append(report.count())
     return "\n" + "\n\n".join(parts)
 
 
@@ -113,10 +132,12 @@ def json_text(report: Report) -> str:
     rows = [dataclasses.asdict(row) | {"ratio": row.ratio} for row in report.rows]
     data: dict[str, Any] = {"schema": 1} | dataclasses.asdict(report) | {"rows": rows}
     del data["style"]
+    if not report.overall:
+        del data["overall"]
     return json.dumps(data, indent=1, ensure_ascii=False) + "\n"
 
 
-def _block(row: Row) -> str:
+def _block(row: Row, style: Style) -> str:
     lines = [f"{row.id}: {row.form}; waited for {row.waited}"]
     if row.error:
         lines += [f"  FAILED  {line}" for line in row.error.splitlines()]
@@ -125,12 +146,14 @@ def _block(row: Row) -> str:
             f"  SLOWER than {row.reference}",
             *(f"    {line}" for line in row.describe.splitlines()),
         ]
+    if row.note:
+        lines.append(f"  {row.note}")
     width = max([22, *map(len, row.timings)])
     for name, t in row.timings.items():
         ratio = row.ratio_of(row.timings, name)
         before = f"plan {duration(t.planning)}, first {duration(t.first)}"
         lines.append(
-            f"  {name:<{width}} {spread(t):<38} ratio {ratio or 0:>6.2f}   {before:<32} "
+            f"  {name:<{width}} {style.spread(t):<38} ratio {ratio or 0:>6.2f}   {before:<32} "
             f"{t.rounds} x {t.calls}"
         )
     lines += [f"  {name:<{width}} refused: {why}" for name, why in row.refused.items()]
@@ -143,11 +166,6 @@ def told(bar: Mapping[str, Any]) -> str:
     if bar["value"] is None:
         return f"{bar['text']}: not measured"
     return f"{bar['text']}: {'met' if bar['met'] else 'NOT MET'} ({bar['value']:.3g})"
-
-
-def spread(t: Timing) -> str:
-    """The median, with the fastest and the slowest round."""
-    return f"{duration(t.median)} [{duration(t.low)} – {duration(t.high)}]"
 
 
 def duration(t: float) -> str:

@@ -43,6 +43,7 @@ class Suite:
         measure: a case's row, on a device, its platform ("cpu", "cuda"), for so many seconds.
             A failure is in the row: the others are measured all the same.
         runs_on: whether a case is for a platform.
+        overall: bars that several rows share, measured on a platform, as `Row.bars`.
     """
 
     style: Style
@@ -51,6 +52,7 @@ class Suite:
     cases: Callable[[bool], list[Any]]
     measure: Callable[[Any, Device, str, float], Row]
     runs_on: Callable[[Any, str], bool] = lambda case, platform: True
+    overall: Callable[[list[Row], str], list[dict[str, Any]]] = lambda rows, platform: []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the command line."""
@@ -113,4 +115,5 @@ class Suite:
         for i, case in enumerate(cases):
             print(f"[{i + 1}/{len(cases)}] {case.id}", file=sys.stderr, flush=True)
             made.rows.append(self.measure(case, device, where.platform, seconds))
-        return dataclasses.replace(made, seconds=time.perf_counter() - start)
+        overall = self.overall(made.rows, where.platform)
+        return dataclasses.replace(made, seconds=time.perf_counter() - start, overall=overall)

@@ -51,6 +51,7 @@ class Timing:
         high: of the slowest round.
         rounds: how many.
         calls: in each round.
+        quartiles: of the rounds, the first and the third.
     """
 
     planning: float
@@ -60,6 +61,22 @@ class Timing:
     high: float
     rounds: int
     calls: int
+    quartiles: tuple[float, float] | None = None
+
+    @classmethod
+    def of(cls, planning: float, first: float, seconds: Sequence[float], calls: int) -> Timing:
+        """Summarise at least two rounds."""
+        low, median, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return cls(
+            planning,
+            first,
+            median,
+            min(seconds),
+            max(seconds),
+            len(seconds),
+            calls,
+            (low, high),
+        )
 
 
 @dataclasses.dataclass
@@ -86,19 +103,16 @@ class _Running:
         return (time.perf_counter() - start) / self.calls / self.candidate.per
 
     def timing(self) -> Timing:
-        return Timing(
-            self.planning,
-            self.first,
-            statistics.median(self.seconds),
-            min(self.seconds),
-            max(self.seconds),
-            len(self.seconds),
-            self.calls,
-        )
+        return Timing.of(self.planning, self.first, self.seconds, self.calls)
 
 
 def measure(
-    candidates: Sequence[Candidate], *, seconds: float, wait_each: bool
+    candidates: Sequence[Candidate],
+    *,
+    seconds: float,
+    wait_each: bool,
+    small: float = SMALL,
+    ready: Callable[[dict[str, Callable[[], Any]]], object] = lambda calls: None,
 ) -> tuple[dict[str, Timing], dict[str, str]]:
     """Time candidates in turn.
 
@@ -107,6 +121,8 @@ def measure(
         seconds: spent on all rounds, which are at least five whatever they take.
         wait_each: whether repeated calls are waited for one by one, or together: a GPU's queue is
             filled faster than it empties, so the last one's end is the end of all.
+        small: calls that take less are repeated.
+        ready: gets the calls by name, once all have run and before the rounds.
 
     Returns:
         Timings by name, and by name why a foreign candidate has none.
@@ -124,12 +140,40 @@ def measure(
                 raise
             refused[candidate.name] = said(error)
     whole = {r.candidate.name: once[r.candidate.name] * r.candidate.per for r in running}
-    if min(whole.values()) < SMALL:
+    if min(whole.values()) < small:
         for r in running:
             r.calls = max(1, math.ceil(REPEATED / whole[r.candidate.name]))
             r.round(wait_each=wait_each)
+    ready({r.candidate.name: r.call for r in running})
     _take_turns(running, seconds, wait_each)
     return {r.candidate.name: r.timing() for r in running}, refused
+
+
+def measure_first(
+    candidates: Callable[[int], Sequence[Candidate]], *, rounds: int
+) -> dict[str, Timing]:
+    """Time first calls.
+
+    Args:
+        candidates: those of a round, which is numbered: each makes its call anew, and of a problem
+            that no other round has, so that nothing made for one serves another.
+        rounds: how many, beside one whose times are dropped: it starts the libraries.
+
+    Returns:
+        Timings by name; a first call is all that a round has.
+    """
+    started: dict[str, list[_Running]] = {}
+    for turn in range(rounds + 1):
+        made = list(candidates(turn))
+        started = started or {candidate.name: [] for candidate in made}
+        for candidate in made[:: (-1) ** turn]:
+            started[candidate.name].append(_started(candidate))
+    timings: dict[str, Timing] = {}
+    for name, (_, *rs) in started.items():
+        firsts = [r.first for r in rs]
+        planning = statistics.median(r.planning for r in rs)
+        timings[name] = Timing.of(planning, statistics.median(firsts), firsts, 1)
+    return timings
 
 
 def said(error: Exception) -> str:
