@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nvstate.bench import fft, lifecycle
+from nvstate.bench import fft, lifecycle, matmul
 
 SUITES = {
     "fft": (fft.SUITE, "discrete Fourier transforms"),
     "lifecycle": (lifecycle.SUITE, "what a call costs in each form"),
+    "matmul": (matmul.SUITE, "products of matrices"),
 }
 
 

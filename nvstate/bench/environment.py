@@ -13,8 +13,9 @@ from pathlib import Path
 from nvstate import _native, errors
 from nvstate._core.aval import Device
 from nvstate.bench import libraries
+from nvstate.matmul import query
 
-PACKAGES = r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cufft.*|matplotlib)"
+PACKAGES = r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cublas.*|nvidia-cufft.*|matplotlib)"
 CPUINFO = Path("/proc/cpuinfo")
 
 
@@ -27,7 +28,7 @@ class Environment:
         device: as its maker calls it.
         driver: of the GPU; None on a CPU, or if `nvidia-smi` is not there.
         cores: that this process may use.
-        versions: by package, of Python and of cuFFT too.
+        versions: by package, of Python, cuFFT and cuBLASLt too.
         missing: libraries that would have been compared.
     """
 
@@ -60,6 +61,10 @@ def observe(device: Device) -> Environment:
             versions["cuFFT"] = f"not found: {error}".splitlines()[0]
         else:
             versions["cuFFT"] = f"{number // 1000}.{number // 100 % 10}.{number % 100}"
+        try:
+            versions["cuBLASLt"] = query.version()
+        except errors.LibraryError as error:
+            versions["cuBLASLt"] = f"not found: {error}".splitlines()[0]
     return Environment(
         where,
         _processor() if on_cpu else device.device_kind,
