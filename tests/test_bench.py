@@ -8,10 +8,21 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 import nvstate as nvs
-from nvstate.bench import bars, cases, libraries, lifecycle, timing
+from nvstate.bench import (
+    bars,
+    cases,
+    clocks,
+    libraries,
+    lifecycle,
+    matmul,
+    matmul_candidates,
+    matmul_cases,
+    timing,
+)
 from nvstate.bench.forms import Operand
 
 
@@ -45,6 +56,12 @@ def quick(tmp_path_factory):
 def calls(tmp_path_factory):
     """The same of the lifecycle, whole."""
     return reported(tmp_path_factory.mktemp("lifecycle"), "lifecycle")
+
+
+@pytest.fixture(scope="module")
+def products(tmp_path_factory):
+    """The same of products, whole."""
+    return reported(tmp_path_factory.mktemp("matmul"), "matmul")
 
 
 def test_json_has_what_a_reader_needs(quick):
@@ -81,7 +98,7 @@ def test_json_times_are_positive_and_ordered(quick):
             )
 
 
-@pytest.mark.parametrize("run", ["quick", "calls"])
+@pytest.mark.parametrize("run", ["quick", "calls", "products"])
 def test_every_case_is_in_every_report(run, request):
     printed, files = request.getfixturevalue(run)
     ids = [row["id"] for row in json.loads(files["json"].read_text())["rows"]]
@@ -126,6 +143,153 @@ def test_the_lifecycle_says_in_its_tables_what_the_clock_waited_for(calls):
         assert f"the clock waited for {waited}." in table
 
 
+def test_products_have_every_group_and_every_type(products):
+    data = json.loads(products[1]["json"].read_text())
+    on_cpu = [c for c in matmul_cases.all_cases(quick=True) if c.runs_on("cpu")]
+    assert [row["id"] for row in data["rows"]] == [c.id for c in on_cpu]
+    assert {row["form"] for row in data["rows"]} == set(matmul_cases.GROUPS.values())
+    assert "overall" not in data  # a CPU has no bars
+    for row, case in zip(data["rows"], on_cpu, strict=True):
+        assert row["error"] is None
+        assert row["refused"] == {}
+        assert {"nvstate", case.reference} <= row["timings"].keys()
+        assert row["describe"].startswith("product ")
+        for times in row["timings"].values():
+            first, third = times["quartiles"]
+            assert 0 < times["low"] <= first <= times["median"] <= third <= times["high"]
+    assert "[quartiles]" in products[1]["markdown"].read_text()
+
+
+def test_products_measure_all_the_shapes_of_the_bars():
+    made = matmul_cases.all_cases(quick=False)
+    plain = [c for c in made if c.group == "plain"]
+    assert len([c for c in plain if c.dtype == "bf16"]) == 20
+    assert {c.dtype for c in plain} == set(matmul_cases.DTYPES)
+    assert all(matmul_cases.NOT_SLOWER in c.bars for c in plain)
+    narrow = [c for c in plain if c.dtype == "fp8"]
+    assert all(extent % 16 == 0 for c in narrow for extent in c.extents)
+
+
+def product(group, extents, dtype="bf16", batch=1):
+    case = matmul_cases.Case(group, extents, dtype, batch)
+    return case, matmul_candidates.problem(case, jax.devices("cpu")[0])
+
+
+@pytest.mark.parametrize(
+    ("group", "extents", "dtype", "batch"),
+    [
+        *(("plain", (48, 32, 64), dtype, 1) for dtype in matmul_cases.DTYPES),
+        ("plain", (6, 5, 7), "f16", 3),
+        ("gelu_bias", (6, 5, 7), "bf16", 1),
+        ("mlp", (6, 5, 7, 4), "bf16", 1),
+    ],
+)
+def test_both_sides_compute_what_numpy_does(group, extents, dtype, batch):
+    case, given = product(group, extents, dtype, batch)
+    ours, theirs = (f(**given.operands) for f in (given.ours(), given.theirs()))
+    matmul_candidates.require_agreement(case, ours, theirs)
+    x = jax.tree.map(lambda x: np.asarray(x, "float64"), given.operands)
+    if group == "mlp":
+        z = x["x"] @ x["weights"][0] + x["biases"][0]
+        h = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+        expected, got = h @ x["weights"][1] + x["biases"][1], ours[0]
+    else:
+        b = x["b"].swapaxes(-1, -2) if dtype == "fp8" else x["b"]
+        z = x["a"] @ b * x.get("scale_a", 1) * x.get("scale_b", 1) + x.get("bias", 0)
+        gelu = 0.5 * z * (1 + np.tanh(np.sqrt(2 / np.pi) * (z + 0.044715 * z**3)))
+        expected, got = gelu if group == "gelu_bias" else z, ours
+    matmul_candidates.require_agreement(case, got, expected)
+    assert 0.3 < np.std(expected) < 3  # of size one: neither lost in rounding nor infinite
+
+
+@pytest.mark.parametrize("group", ["plain", "first", "call"])
+def test_a_product_that_is_wrong_has_no_speed(group, monkeypatch):
+    case, _ = product(group, (48, 32, 64))
+    right = matmul_candidates.Product.theirs
+    wrong = lambda self: lambda a, b: 1.1 * right(self)(a, b)  # noqa: E731
+    monkeypatch.setattr(matmul_candidates.Product, "theirs", wrong)
+    row = matmul.SUITE.measure(case, jax.devices("cpu")[0], "cpu", 0)
+    assert row.error.startswith("ValueError: result 0: relative L2 distance to XLA's ")
+    assert row.timings == {}
+
+
+def test_an_fp8_product_that_xla_does_not_leave_to_cublaslt_is_no_reference():
+    case, _ = product("plain", (48, 32, 64), "fp8")
+    row = matmul.SUITE.measure(case, jax.devices("cpu")[0], "cuda", 0)
+    assert row.error is None
+    assert list(row.timings) == ["nvstate"]
+    assert list(row.refused) == [matmul_cases.XLA]
+    assert "__cublas$lt$matmul$f8" in row.refused[matmul_cases.XLA]
+    assert row.losing is False
+
+
+def test_equal_products_of_one_program_are_not_merged():
+    case, given = product("plain", (48, 32, 64), "f32")
+    for function in (given.ours(), given.theirs()):
+        many = jax.jit(matmul_candidates.repeated(function))
+        firsts = [given.operands["a"], *given.more(4)]
+        others = {"b": given.operands["b"]}
+        text = many.lower(firsts, others).compile().as_text()
+        assert text.count(" dot(") == 5
+        for x, got in zip(firsts, many(firsts, others), strict=True):
+            matmul_candidates.require_agreement(case, got, function(x, **others))
+
+
+def test_the_mean_of_a_group_is_geometric_and_a_gpus_bar():
+    def row(group, ratio):
+        times = {"nvstate": timing.Timing(0, 0, 1, 1, 1, 5, 1)}
+        if ratio:
+            times[matmul_cases.XLA] = timing.Timing(0, 0, ratio, ratio, ratio, 5, 1)
+        return matmul.Row(id=group, group=group, form="", reference=matmul_cases.XLA, timings=times)
+
+    rows = [
+        row(*given)
+        for given in [
+            ("plain/bf16", 0.5),
+            ("plain/bf16", 8),
+            ("plain/fp8", None),
+            ("gelu_bias", 1.03),
+            ("mlp", 2),
+        ]
+    ]
+    assert matmul.overall(rows, "cpu") == []
+    made = matmul.overall(rows, "cuda")
+    assert [bar["value"] for bar in made] == pytest.approx([2, 1.03])
+    assert [bar["met"] for bar in made] == [True, False]
+    assert made[0]["text"].startswith("plain/bf16: geometric mean of 2 ratios ≥ 1x ")
+
+
+def test_a_first_call_is_of_a_problem_that_nobody_had():
+    seen = []
+
+    def candidates(turn):
+        def make(name):
+            seen.append((turn, name))
+            return lambda: None
+
+        return [
+            timing.Candidate(name, lambda name=name: make(name), lambda _: None)
+            for name in ("nvstate", "other")
+        ]
+
+    times = timing.measure_first(candidates, rounds=2)
+    assert list(times) == ["nvstate", "other"]
+    assert all(t.rounds == 2 and t.calls == 1 and t.median == t.first for t in times.values())
+    assert seen == [
+        (0, "nvstate"),
+        (0, "other"),
+        (1, "other"),
+        (1, "nvstate"),
+        (2, "nvstate"),
+        (2, "other"),
+    ]
+
+
+def test_clocks_are_medians_of_whole_lines():
+    assert clocks.summary("1980, 120.5\n1755, 690.1\n1740, 700.0\n17") == "SM clock 1755 MHz, 690 W"
+    assert clocks.summary("No devices were found\n") == ""
+
+
 @pytest.mark.parametrize("package", ["numpy", "jax"])
 def test_an_operand_whose_result_is_wrong_has_no_speed(package, monkeypatch):
     operand = Operand.of((4, 8), 1, package, jax.devices("cpu")[0])
@@ -157,7 +321,9 @@ def test_no_gpu_is_said_and_not_replaced_by_a_cpu():
     assert "no such device" in bench("fft", "--quick", "--device", "cuda", status=2).stderr
 
 
-@pytest.mark.parametrize(("name", "suite"), [("fft", cases), ("lifecycle", lifecycle)])
+@pytest.mark.parametrize(
+    ("name", "suite"), [("fft", cases), ("lifecycle", lifecycle), ("matmul", matmul_cases)]
+)
 def test_list_names_every_case_once(name, suite):
     names = bench(name, "--list").stdout.split()
     assert names == [case.id for case in suite.all_cases(quick=False)]
