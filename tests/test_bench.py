@@ -24,6 +24,7 @@ from nvstate.bench import (
     timing,
 )
 from nvstate.bench.forms import Operand
+from tests.deviceless import compile_h100
 
 
 def bench(*arguments, status=0):
@@ -233,6 +234,28 @@ def test_equal_products_of_one_program_are_not_merged():
         assert text.count(" dot(") == 5
         for x, got in zip(firsts, many(firsts, others), strict=True):
             matmul_candidates.require_agreement(case, got, function(x, **others))
+
+
+@pytest.mark.parametrize("side", ["ours", "theirs"])
+def test_equal_products_of_an_h100_program_are_not_merged(side):
+    _, given = product("gelu_bias", (256, 256, 256))
+    a, b, bias = given.operands.values()
+    function = given.theirs()
+    if side == "ours":  # planned for no device: the described one is not here
+        types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (a, b, bias)]
+        plan = nvs.matmul.plan(*types[:2], bias=types[2], epilog="gelu_bias")
+        function = lambda a, **others: plan(a=a, **others)  # noqa: E731
+
+    def three(a, a1, a2, b, bias):
+        return matmul_candidates.repeated(function)([a, a1, a2], {"b": b, "bias": bias})
+
+    options = {"xla_gpu_enable_triton_gemm": "False", **matmul_candidates.SERIAL}
+    hlo = compile_h100(three, a, a, a, b, bias, options=options).hlo
+    target = "nvstate_cublaslt_matmul" if side == "ours" else "__cublas$lt$matmul"
+    assert hlo.count(f'custom_call_target="{target}') == 3
+    assert " copy(" not in hlo
+    if side == "theirs":
+        assert hlo.count('"epilogue":"BIAS_GELU"') == 3  # XLA at its best
 
 
 def test_the_mean_of_a_group_is_geometric_and_a_gpus_bar():

@@ -15,7 +15,10 @@ from nvstate._core.aval import Device
 from nvstate.bench import libraries
 from nvstate.matmul import query
 
-PACKAGES = r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cublas.*|nvidia-cufft.*|matplotlib)"
+PACKAGES = (
+    r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cublas.*|nvidia-cufft.*|"
+    r"matplotlib)"
+)
 CPUINFO = Path("/proc/cpuinfo")
 
 
