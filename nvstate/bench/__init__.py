@@ -1,1 +1,1 @@
-"""Timings side by side with what a user would pick instead: `python -m nvstate.bench fft|lifecycle`."""
+"""Timings side by side with what a user would pick instead: `python -m nvstate.bench`."""
