@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, Unpack
 
+import jax
+
 from nvstate import errors
 from nvstate._core import placement
 from nvstate._core.aval import Device
@@ -58,6 +60,10 @@ def estimate_workspace(
             "one of them",
             ", ".join(f"`{name}`" for name in problem),
             "Leave the keywords out.",
+        )
+    if device is not None and not isinstance(device, jax.Device):
+        raise arguments.error(
+            "`device` is one of JAX's", "a jax.Device", repr(device), "Pass `jax.devices()[0]`."
         )
     made = x if isinstance(x, FFTPlan) else plan(x, **problem)
     if device is None and made.backend == "xla":

@@ -143,6 +143,16 @@ def specified(
     if kind == "c2r":
         given = lengths[-1] if n is not None or s is not None else None
         lengths[-1] = arguments.real_length(extents[-1], given, last_axis_parity)
+    if not all(type(n) is int for n in (*extents, *lengths)):
+        raise errors.UnsupportedError(
+            errors.message(
+                arguments.WHERE,
+                "a transformed axis of unknown extent",
+                expected="integers along the transformed axes; batch axes may be symbolic",
+                got=f"{operand}, axes {axes}",
+                do="Export once for each length.",
+            )
+        )
     for axis, extent, length in zip(axes, extents, lengths, strict=True):
         if length >= 2**63:
             raise arguments.error(
