@@ -95,17 +95,21 @@ def limit(*, plans: int | None = None, bytes: int | float | str | None = None) -
     """
     limits: dict[str, int] = {}
     if plans is not None:
-        limits["plans"] = operator.index(plans)
-        if limits["plans"] < 0 or isinstance(plans, bool):
+        try:
+            count = -1 if isinstance(plans, bool) else operator.index(plans)
+        except TypeError:  # Python's word for what is no integer
+            count = -1
+        if count < 0:
             raise errors.SpecError(
                 errors.message(
                     "nvstate.cache",
                     "no number of plans",
                     expected="0 or more",
-                    got=str(plans),
+                    got=repr(plans),
                     do="Pass `plans=0` to keep no native plan that nothing else holds.",
                 )
             )
+        limits["plans"] = count
     if bytes is not None:
         size = sizes.parse("nvstate.cache", bytes)
         limits["bytes"] = _native.UNLIMITED if size is None else min(size, _native.UNLIMITED)

@@ -14,7 +14,7 @@ from nvstate._core.plan import Plan
 __all__ = ["load", "save"]
 
 
-def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None, /) -> Path:
+def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None) -> Path:
     """Write plans to a file, beside the device and the library versions that they were made for.
 
     The file is JSON, and replaced as a whole: a reader sees the old one or the new one. To add to
@@ -40,19 +40,22 @@ def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None, 
         ...     nvs.store.load(path)["rows"] == plan
         True
     """
-    path, start = _path(path), log.now()
     given: Any = plans  # whatever it is
     if not isinstance(given, Mapping):
         fields.refuse(
-            "no plans to save", "a mapping", type(given).__name__, 'Pass `{"name": plan}`.'
+            "no plans to save",
+            "a mapping, and then a path",
+            type(given).__name__,
+            'Pass `{"name": plan}`.',
         )
+    path, start = _path(path), log.now()
     for name, plan in given.items():
         if not isinstance(name, str) or not isinstance(plan, Plan):
             fields.refuse(
                 "no plan to save",
                 "a name and a plan",
                 f"{name!r}: {plan!r}",
-                'Pass `{"name": plan}`.',
+                'Pass `{"name": plan}`; `nvstate.release(bound)` returns the plan of a binding.',
             )
         if not all(type(n) is int for t in plan.types for n in t.shape):
             fields.refuse(
@@ -73,12 +76,17 @@ def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None, 
         finally:
             part.unlink(missing_ok=True)
     except (OSError, ValueError) as error:  # ValueError: a path with a null
-        fields.refuse("the file cannot be written", str(path), str(error), "Name another file.")
+        fields.refuse(
+            "the file cannot be written",
+            f"a folder that is there and can be written to: {path.parent}",
+            str(error),
+            "Make the folder, or name another file.",
+        )
     log.info("saved", f"{len(plans)} plans to {path}", start, len(data))
     return path
 
 
-def load(path: str | os.PathLike[str] | None = None, /) -> dict[str, Plan]:
+def load(path: str | os.PathLike[str] | None = None) -> dict[str, Plan]:
     """Read the plans of a file. A plan that was saved here is loaded as it was.
 
     Choices that were made on another kind of device or with other versions of its libraries are
@@ -123,4 +131,7 @@ def _path(path: str | os.PathLike[str] | None) -> Path:
                 "neither",
                 f"Pass a path, or set {stored.VARIABLE}.",
             )
+    given: Any = path
+    if not isinstance(given, str | os.PathLike):
+        fields.refuse("no path", "a string or a path", repr(path), "Pass the file's path.")
     return Path(path)

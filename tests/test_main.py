@@ -81,7 +81,9 @@ def test_json_has_the_facts():
 
 def test_self_tests_are_of_every_operation_on_one_cpu():
     tests = report()["self_tests"]
-    assert {test["name"] for test in tests} == {plan.where for plan in diagnose.plan_types.values()}
+    assert {test["name"] for test in tests} == {
+        plan.where for plan in diagnose.plan_types.values() if plan.where.startswith("nvstate.")
+    }
     assert {test["device"] for test in tests} == {"cpu:0"}
     assert {test["sample"][:3] for test in tests if test["name"] == "nvstate.fft"} == {"c2c", "c2r"}
     for test in tests:

@@ -46,7 +46,7 @@ def correlate(spec: TwoSpec, a: Any, b: Any, choices: str) -> Any:
             return jnp.sum(shifted * b, -1) + 0 * jnp.sin(y)
 
         start = jnp.zeros(shifted.shape[:-1], a.dtype)
-        return jnp.moveaxis(jax.lax.fori_loop(0, 3000, again, start), 0, -1)
+        return jnp.moveaxis(jax.lax.fori_loop(0, 20_000, again, start), 0, -1)
     return jnp.moveaxis(jnp.sum(shifted * b, -1), 0, -1)
 
 

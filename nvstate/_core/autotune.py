@@ -104,7 +104,8 @@ def _measured(plans: Sequence[Plan], values: tuple[Any, ...], rounds: int) -> li
     for plan in plans:
         once = jax.jit(plan.program).lower(*values).compile()
         _seconds(once, values)
-        n = math.ceil(ROUND / max(_seconds(once, values), ROUND / MOST))
+        shortest = min(_seconds(once, values) for _ in range(3))
+        n = math.ceil(ROUND / max(shortest, ROUND / MOST))
         many = jax.jit(functools.partial(_repeated, plan.program, n)).lower(*values).compile()
         _seconds(many, values)
         runs.append((many, n))

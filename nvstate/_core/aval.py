@@ -65,10 +65,20 @@ def package_of(x: object) -> Package | None:
     return "jax" if isinstance(x, jax.Array) and not is_traced(x) else None
 
 
-def foreign(x: object, package: Package = "jax") -> str:
-    """Name a thing that is no operand; for DLPack's arrays, also what converts without a copy."""
-    name = f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
-    if hasattr(x, "__dlpack__") and not isinstance(x, np.ndarray | jax.Array):
-        convert = {"numpy": "numpy.from_dlpack(x)", "jax": "jax.dlpack.from_dlpack(x)"}[package]
-        return f"{name}; convert it without a copy by `{convert}`"
-    return name
+def named(x: object) -> str:
+    """What a thing is, for messages: the name of its type."""
+    return f"{type(x).__module__}.{type(x).__qualname__}".removeprefix("builtins.")
+
+
+def without_a_copy(x: object, package: Package = "jax") -> str | None:
+    """The sentence that says how to convert another package's array, if it speaks DLPack."""
+    if not hasattr(x, "__dlpack__") or isinstance(x, np.ndarray | jax.Array):
+        return None
+    convert = {"numpy": "numpy.from_dlpack(x)", "jax": "jax.dlpack.from_dlpack(x)"}[package]
+    return f"Convert it without a copy by `{convert}`."
+
+
+def foreign(x: object) -> str:
+    """The name of a thing that is no operand; for DLPack's arrays, also what converts them."""
+    cure = without_a_copy(x)
+    return named(x) + (f"; {cure[0].lower()}{cure[1:-1]}" if cure else "")

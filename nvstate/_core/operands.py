@@ -92,14 +92,11 @@ def check(plan: Plan, values: tuple[Any, ...], places: list[int]) -> None:
 def _alone(plan: Plan, place: int, x: Any) -> None:
     planned, expected = plan.types[place], plan.placement
     name = plan.spec.names[place]
-    if not isinstance(x, np.ndarray | jax.Array):
+    if isinstance(x, jax.ShapeDtypeStruct) or not aval.is_array(x):
         package = expected.package if expected else "jax"
-        raise _mismatch(
-            plan,
-            place,
-            aval.foreign(x, package),
-            f"Pass an array, as `{_HOME[package]}(…)` returns one.",
-        )
+        what, cure = aval.named(x), aval.without_a_copy(x, package)
+        do = cure or f"Pass an array, as `{_HOME[package]}(…)` returns one."
+        raise _mismatch(plan, place, what, do)
     traced = aval.is_traced(x)
     if not traced and isinstance(x, jax.Array) and x.is_deleted():
         raise errors.OperandError(
@@ -141,17 +138,15 @@ def _alone(plan: Plan, place: int, x: Any) -> None:
         raise _misplaced(plan, place, x, f"convert the operand with {cast}")
     where = placement.of(x)
     if expected is not None and where is not None and not placement.fits(expected, where):
-        raise _misplaced(plan, place, x, f"move it {placement.way_to(expected)}")
+        raise _misplaced(plan, place, x, f"move it {placement.way_to(expected, where)}")
 
 
 def _misplaced(plan: Plan, place: int, x: Any, other: str) -> errors.OperandError:
     got = aval.type_of(x)
-    return _mismatch(
-        plan,
-        place,
-        placement.at(got, placement.of(x)),
-        f"Plan again with `{plan.where}.plan({plan.arguments(len(got.shape))})`, or {other}.",
-    )
+    again = f"Plan again with `{plan.where}.plan({plan.arguments(len(got.shape))})`"
+    if aval.is_traced(x):
+        again += f" of a {got}: under `vmap`, of one member, without the axis that is mapped"
+    return _mismatch(plan, place, placement.at(got, placement.of(x)), f"{again}, or {other}.")
 
 
 def _mismatch(

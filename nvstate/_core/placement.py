@@ -175,11 +175,14 @@ def at(operand: aval.OperandType, where: Placement | None) -> str:
     return f"{operand} on {where}" if where else str(operand)
 
 
-def way_to(where: Placement) -> str:
-    """What to type to bring an operand there."""
+def way_to(where: Placement, now: Placement) -> str:
+    """What to type to bring an operand there from where it is now."""
     first, *others = where.devices
-    if others or where.memory_kind:
+    if others:
         return f"to {where} with `jax.device_put`"
+    if where.memory_kind != now.memory_kind:
+        kind = where.memory_kind or "device"
+        return f'with `jax.device_put(x, x.sharding.with_memory_kind("{kind}"))`'
     for ordinal, found in enumerate(local_devices(where.platform)):
         if name(found) == first:
             device = f'jax.local_devices(backend="{where.platform}")[{ordinal}]'

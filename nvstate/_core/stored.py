@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import json
 import os
 import re
@@ -87,7 +88,7 @@ def read(path: Path, *, missing_ok: bool = False) -> dict[str, Entry]:
             data = file.read(LARGEST + 1)
     except (OSError, ValueError) as error:  # ValueError: a path with a null
         if missing_ok and isinstance(error, FileNotFoundError):
-            log.debug("no file of plans yet", path)
+            log.logger.info("no file of plans yet: %s", path)
             return {}
         refuse("the file cannot be read", str(path), str(error), "Name a file that `save` wrote.")
     found = entries(path, data)
@@ -172,10 +173,18 @@ def warn(path: object, entry: Entry, now: Mapping[str, str]) -> None:
     )
     warnings.warn(
         f"{path}: the choices of plan {short(entry.name)} were made for another environment "
-        f"({said}) and are not used; measure again with `nvstate.autotune`",
+        f"({said}) and are not used; measure here with `nvstate.autotune`, and save again",
         UserWarning,
-        stacklevel=3,
+        stacklevel=_depth(),
     )
+
+
+def _depth() -> int:
+    """How far above `warn` the first caller is that is not nvstate's."""
+    depth, frame = 0, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").startswith("nvstate."):
+        depth, frame = depth + 1, frame.f_back
+    return depth
 
 
 # The file that NVSTATE_STORE names

@@ -50,7 +50,7 @@ def want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:
         return
     needed, do = {
         Plan: ("a plan", "Pass what `plan()` returns; `release(bound)` returns it too."),
-        Bound: ("a bound plan", f"Bind first: `{verb}(bind(plan, x=x))`."),
+        Bound: ("a bound plan", "Bind first: `bound = bind(plan, x=x)`."),
     }[kind]
     raise errors.OperandError(
         errors.message(
@@ -63,11 +63,12 @@ def want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:
     )
 
 
-def bind(plan: Plan, /, **operands: Any) -> Bound:
+def bind(plan: Plan, /, *args: Any, **operands: Any) -> Bound:
     """Bind operands to a plan: check them once, to execute them often.
 
     Args:
         plan: any operation's plan.
+        *args: the operands, by position.
         **operands: by name, as the operation names them; for an FFT, `x`.
 
     Returns:
@@ -84,7 +85,7 @@ def bind(plan: Plan, /, **operands: Any) -> Bound:
         (2, 8)
     """
     want(plan, Plan, "bind")
-    values = named(plan, (), operands)
+    values = named(plan, args, operands)
     plan.check(values)
     log.debug("bound", plan)
     return Bound(plan, values)
@@ -139,6 +140,8 @@ def reset_unchecked(bound: Bound, /, **operands: Any) -> Bound:
         >>> nvs.reset_unchecked(bound, x=2 * x).plan == bound.plan
         True
     """
+    if type(bound) is not Bound:
+        want(bound, Bound, "reset_unchecked")
     return Bound(bound.plan, _with(bound, operands))
 
 

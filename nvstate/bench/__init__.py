@@ -1,1 +1,1 @@
-"""Timings beside what a user would pick instead: `python -m nvstate.bench fft|lifecycle|matmul`."""
+"""Timings side by side with what a user would pick instead: `python -m nvstate.bench`."""

@@ -1,5 +1,6 @@
 """Discrete Fourier transforms: cuFFT on CUDA, XLA's own kernels on CPUs."""
 
+from nvstate.fft.estimate import estimate_workspace
 from nvstate.fft.oneshot import (
     fft,
     fft2,
@@ -14,8 +15,9 @@ from nvstate.fft.oneshot import (
     rfft2,
     rfftn,
 )
-from nvstate.fft.plan import FFTPlan, estimate_workspace, plan
-from nvstate.fft.spec import FFTSpec, spec
+from nvstate.fft.plan import FFTPlan, plan
+from nvstate.fft.spec import FFTSpec
+from nvstate.fft.specify import spec
 
 __all__ = [
     "FFTPlan",

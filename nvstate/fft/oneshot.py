@@ -420,7 +420,10 @@ def _one_axis(
     options: Any,
 ) -> Any:
     if type(axis) is not int or (n is not None and type(n) is not int):  # 8.0 would be found as 8
-        (axis,), n = integers("axes", axis), None if n is None else integers("n", n)[0]
+        axes, n = integers("axes", axis), None if n is None else integers("n", n)[0]
+        if len(axes) != 1:
+            raise _error(name, "one axis", f"axis={axis}", f"Use `nvstate.fft.{name}n(x, axes=…)`.")
+        axis = axes[0]
     return _execute(name, x, kind, direction, n, None, (axis,), norm, options)
 
 

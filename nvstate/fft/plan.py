@@ -13,9 +13,17 @@ from nvstate._core import aval, dtypes, log, placement
 from nvstate._core.aval import Device, OperandType
 from nvstate._core.placement import Execution, Placement
 from nvstate._core.plan import Plan
-from nvstate.fft import estimate, primitive, report, strategy as strategies, workspace
+from nvstate.fft import (
+    arguments,
+    memory,
+    primitive,
+    report,
+    strategy as strategies,
+    workspace,
+)
 from nvstate.fft.arguments import WHERE, Hermitian
-from nvstate.fft.spec import FFTSpec, Problem, spec as make_spec, specified
+from nvstate.fft.spec import FFTSpec
+from nvstate.fft.specify import Problem, spec as make_spec, specified, typed
 from nvstate.fft.strategy import Strategy
 
 if TYPE_CHECKING:
@@ -112,12 +120,12 @@ class FFTPlan(Plan):
 
         Where a GPU is visible this makes the native plan, which the first execution will find.
         """
-        return 0 if self.backend == "xla" else estimate.most(self, workspace.needed)
+        return 0 if self.backend == "xla" else memory.most(self, workspace.needed)
 
     @property
     def workspace_exact(self) -> bool:
         """Whether `workspace_bytes` is what cuFFT asked for, not a bound made without a GPU."""
-        return self.backend == "xla" or estimate.ordinal(self) is not None
+        return self.backend == "xla" or memory.ordinal(self) is not None
 
     def candidates(self, platform: str) -> Sequence[FFTPlan]:
         """This plan, and on CUDA those with another strategy that its layout can have."""
@@ -242,16 +250,16 @@ def plan(
         raise TypeError(f"plan() got an unexpected keyword argument {min(unknown)!r}")
     if isinstance(x, FFTSpec):
         if problem:
-            raise _spec_error(
+            raise arguments.error(
                 "a spec and keywords of a problem",
                 "one of them",
                 ", ".join(f"`{name}`" for name in problem),
                 "Leave the keywords out, or make another spec.",
             )
         start, where = log.now(), None if operand is None else placement.of(operand)
-        return _made(x, _typed(x, operand), where, strategy, execution, start)
+        return _made(x, typed(x, operand), where, strategy, execution, start)
     if operand is not None:
-        raise _spec_error(
+        raise arguments.error(
             "the second argument is the operand of a spec",
             "`plan(x, axes=…)` or `plan(spec, x)`",
             f"`plan(x, {type(operand).__name__})`",
@@ -288,7 +296,7 @@ def _made(
 ) -> FFTPlan:
     if strategy not in strategies.names():
         listed = ", ".join(f'"{name}"' for name in strategies.names())
-        raise _spec_error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
+        raise arguments.error("unknown `strategy`", f"one of {listed}", repr(strategy), "Pass one.")
     dtypes.require(WHERE, spec.operand_dtype)
     spec.require_countable(operand.shape)
     if strategy != "auto":
@@ -297,111 +305,3 @@ def _made(
     made = FFTPlan.chosen(spec, (operand,), where, strategy)
     log.info("planned", made, start)
     return made
-
-
-def estimate_workspace(
-    x: Any,
-    /,
-    *,
-    technique: Literal["bound", "default", "refined"] = "default",
-    device: Device | None = None,
-    **problem: Unpack[Problem],
-) -> int:
-    """Estimate the bytes of cuFFT's work area for one call. 0 for a plan that runs on a CPU.
-
-    Args:
-        x: a plan; or an operand, a type or a spec, as `plan` takes it.
-        technique: "bound": a formula, which needs neither library nor device; "default":
-            cufftEstimateMany; "refined": cufftXtGetSizeMany, what a plan will ask for.
-        device: a CUDA device; None: the plan's, else the first.
-        **problem: as in `plan`, if `x` is not a plan.
-
-    Returns:
-        Bytes; of the stage that needs most, if the transform is composed.
-
-    Raises:
-        SpecError: an unknown technique; or as `plan`.
-        UnsupportedError: no CUDA device for "default" or "refined".
-        LibraryError: cuFFT is not found.
-
-    Example:
-        >>> nvs.fft.estimate_workspace(jnp.ones((2, 8), "complex64"), axes=(1,))
-        0
-
-    Source: cufftEstimateMany, cufftXtGetSizeMany.
-    """
-    techniques = ("bound", "default", "refined")
-    if technique not in techniques:
-        raise _spec_error(
-            "unknown `technique`",
-            ", ".join(f'"{name}"' for name in techniques),
-            repr(technique),
-            "Pass one of them.",
-        )
-    if isinstance(x, FFTPlan) and problem:
-        raise _spec_error(
-            "a plan and keywords of a problem",
-            "one of them",
-            ", ".join(f"`{name}`" for name in problem),
-            "Leave the keywords out.",
-        )
-    made = x if isinstance(x, FFTPlan) else plan(x, **problem)
-    if device is None and made.backend == "xla":
-        return 0
-    if technique == "bound":
-        return estimate.most(made, lambda call, x, y, _: workspace.bound(call, x, y))
-    ordinal = estimate.ordinal(made) if device is None else device.local_hardware_id
-    if ordinal is None or device not in {None, *placement.local_devices("cuda")}:
-        raise errors.UnsupportedError(
-            errors.message(
-                WHERE,
-                f'technique "{technique}" asks cuFFT, which needs a CUDA device',
-                expected="a CUDA device of this process",
-                got="none" if device is None else str(device),
-                do='Use `technique="bound"`.',
-            )
-        )
-    return estimate.most(
-        made, lambda call, x, y, _: workspace.estimated(call, x, y, technique, ordinal)
-    )
-
-
-def _typed(spec: FFTSpec, operand: Any) -> OperandType:
-    if operand is not None and not aval.is_array(operand):
-        raise errors.OperandError(
-            errors.message(
-                WHERE,
-                "no operand",
-                expected="an array or a jax.ShapeDtypeStruct",
-                got=aval.foreign(operand),
-                do="Pass `jax.numpy.asarray(x)` or `numpy.asarray(x)`.",
-            )
-        )
-    if operand is not None:
-        got = aval.type_of(operand)
-        # Its own type has the batch of anything; what is left to accept is dtype and extents.
-        if spec.accepts((OperandType((), spec.operand_dtype, open=True),), (got,)):
-            return got
-        raise errors.OperandError(
-            errors.message(
-                WHERE,
-                "the operand does not fit the spec",
-                expected=f"{spec.operand_dtype} with extents {spec.extents} along axes {spec.axes}",
-                got=str(got),
-                do="Make the spec from this operand, or pass the spec alone.",
-            )
-        )
-    count = len(spec.axes)
-    if sorted(spec.axes) != list(range(-count, 0)):
-        raise _spec_error(
-            "a spec alone says nothing of the axes between",
-            "transform axes that are the last ones",
-            f"axes {spec.axes}",
-            "Pass an operand or its type beside it: `plan(spec, x)`.",
-        )
-    shape = dict(zip(spec.axes, spec.extents, strict=True))
-    return OperandType(tuple(shape[a] for a in range(-count, 0)), spec.operand_dtype, open=True)
-
-
-def _spec_error(what: str, expected: str, got: str, do: str) -> errors.SpecError:
-    return errors.SpecError(errors.message(WHERE, what, expected=expected, got=got, do=do))

@@ -173,6 +173,14 @@ def test_an_execution_needs_its_operands_also_after_the_first(case, value, x, pa
         plan(x if package == "jax" else value)
 
 
+def test_operands_are_bound_by_position_too(plan, x):
+    assert nvs.bind(plan, x).operands["x"] is x
+    with pytest.raises(nvs.errors.OperandError, match="1 by position, `x`"):
+        nvs.bind(plan, x, x=x)
+    with pytest.raises(nvs.errors.OperandError, match="`reset_unchecked` needs a bound plan"):
+        nvs.reset_unchecked(plan, x=x)
+
+
 def test_omitted_operands_stay(plan, x):
     bound = nvs.bind(plan, x=x)
     assert nvs.reset(bound).operands["x"] is x
@@ -487,12 +495,42 @@ def test_arrays_that_speak_dlpack_are_refused_with_the_line_that_converts_them(c
         (case.plan(x), "jax.dlpack.from_dlpack"),
         (case.plan(value), "numpy.from_dlpack"),
     ):
-        with pytest.raises(nvs.errors.OperandError, match=re.escape(f"by `{line}(x)`")):
+        cure = re.escape(f"\nConvert it without a copy by `{line}(x)`.")
+        with pytest.raises(nvs.errors.OperandError, match=cure):
             plan(lent)
     assert relative_l2(case.plan(x)(jax.dlpack.from_dlpack(lent)), case.oracle(value)) < case.bound
     assert relative_l2(case.plan(value)(np.from_dlpack(lent)), case.oracle(value)) < case.bound
     with pytest.raises(nvs.errors.SpecError, match=r"jax\.dlpack\.from_dlpack\(x\)"):
         nvs.fft.plan(lent)
+
+
+def test_masks_are_refused_whatever_was_called_before(case, value, x):
+    masked = np.ma.masked_array(value, mask=value == value.ravel()[0])
+    for plan in (case.plan(value), case.plan(x), case.plan(jax.ShapeDtypeStruct(x.shape, x.dtype))):
+        for _ in range(2):
+            for call in (plan, lambda m, plan=plan: nvs.bind(plan, x=m)):
+                with pytest.raises(nvs.errors.OperandError, match=r"got: .*MaskedArray"):
+                    call(masked)
+            plan(x if plan.placement and plan.placement.package == "jax" else value)
+
+
+def test_the_way_between_memory_spaces_is_right(case, x):
+    pinned = jax.device_put(x, x.sharding.with_memory_kind("pinned_host"))
+    for plan, operand in ((case.plan(x), pinned), (case.plan(pinned), x)):
+        with pytest.raises(nvs.errors.OperandError, match="move it with") as raised:
+            plan(operand)
+        code = re.search(r"move it with `(.*)`\.$", str(raised.value))[1]
+        nvs.bind(plan, x=eval(code, {"jax": jax, "x": operand}))
+    there = jax.device_put(x, jax.devices("cpu")[3])
+    with pytest.raises(nvs.errors.OperandError, match="move it with") as raised:
+        case.plan(there)(x)
+    code = re.search(r"move it with `(.*)`\.$", str(raised.value))[1]
+    nvs.bind(case.plan(there), x=eval(code, {"jax": jax, "x": x}))
+
+
+def test_members_of_a_batch_are_planned_one_by_one(case, x):
+    with pytest.raises(nvs.errors.OperandError, match="under `vmap`, of one member, without the"):
+        jax.vmap(case.plan(jnp.stack([x, x])))(jnp.stack([x, x]))
 
 
 def test_a_plan_fixes_the_memory_space(plan, x):

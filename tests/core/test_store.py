@@ -199,7 +199,7 @@ def test_links_are_followed(path):
 @pytest.mark.parametrize("where", ["missing/plans.json", "file/plans.json", ".", "a\0b"])
 def test_places_that_cannot_be_written_or_read(tmp_path, where):
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"cannot be written\n  expected: .*\n.*\nName another"):
+    with pytest.raises(StoreError, match=r"cannot be written\n  expected: .*\n.*\nMake the folder"):
         nvs.store.save({"rows": rows()}, tmp_path / where)
     with pytest.raises(StoreError, match="cannot be read"):
         nvs.store.load(tmp_path / where)
@@ -316,6 +316,29 @@ def test_one_shots_take_stored_choices(default, monkeypatch):
     y = nvs.fft.fft(X)
     assert relative_l2(y, np.fft.fft(X)) < 1e-14
     assert [plan.choices for plan in ran] == ["transpose"]
+
+
+def test_the_arguments_of_save_and_load(path):
+    assert nvs.store.save({"rows": rows()}, path=path) == path
+    assert nvs.store.load(path=path) == {"rows": rows()}
+    for call, text in (
+        (lambda: nvs.store.save("plans.json", {"rows": rows()}), "a mapping, and then a path"),
+        (lambda: nvs.store.save({"rows": nvs.bind(rows(), X)}, path), r"nvstate\.release\(bound\)"),
+        (lambda: nvs.store.save({"rows": rows()}, path / "no" / "plans.json"), "Make the folder"),
+        (lambda: nvs.store.load(5), "no path"),
+    ):
+        with pytest.raises(nvs.errors.StoreError, match=text):
+            call()
+
+
+def test_warnings_point_at_whose_call_it_was(default):
+    nvs.store.save({"rows": rows(strategy="transpose")})
+    edited(default, elsewhere)
+    for call in (lambda: nvs.fft.plan(X, axes=(2,)), lambda: nvs.fft.fft(X), nvs.store.load):
+        nvs.cache.clear()
+        with pytest.warns(UserWarning, match="save again") as warned:
+            call()
+        assert warned[0].filename == __file__
 
 
 def test_inverses_take_stored_choices(default):

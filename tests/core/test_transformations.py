@@ -226,6 +226,12 @@ def test_symbolic_batches_are_exported_for_cpus(shape, axes):
     assert relative_l2(y, np.fft.fft(value, axis=axes[0])) < 1e-14
 
 
+def test_symbolic_lengths_are_refused():
+    x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), "complex128")
+    with pytest.raises(nvs.errors.UnsupportedError, match="a transformed axis of unknown extent"):
+        nvs.fft.plan(x, axes=(0,))
+
+
 def test_symbolic_batches_are_refused_for_cuda():
     x = jax.ShapeDtypeStruct(export.symbolic_shape("b, 8"), "complex128")
     plan = nvs.fft.plan(x, axes=(1,))

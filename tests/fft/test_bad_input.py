@@ -122,6 +122,16 @@ SPECS = {
     "rfft2-of-complex": (lambda: nvs.fft.rfft2(C), r"Use `nvstate.fft.fftn`, or pass `x.real`"),
     "one-shot-of-list": (lambda: nvs.fft.fft([1, 2]), "got:      list"),
     "negative-limit": (lambda: nvs.cache.limit(plans=-1), "no number of plans"),
+    "limit-in-words": (lambda: nvs.cache.limit(plans="8"), "got:      '8'"),
+    "fraction-of-a-plan": (lambda: nvs.cache.limit(plans=1.5), "got:      1.5"),
+    "two-axes-of-fft": (
+        lambda: nvs.fft.fft(C, axis=(0, 1)),
+        r"Use `nvstate\.fft\.fftn\(x, axes=…\)`",
+    ),
+    "device-in-words": (
+        lambda: nvs.fft.estimate_workspace(C, device="cuda"),
+        "got:      'cuda'",
+    ),
     "true-limit": (lambda: nvs.cache.limit(plans=True), "got:      True"),
 }
 

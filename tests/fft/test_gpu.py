@@ -16,7 +16,7 @@ import scipy.fft
 
 import nvstate as nvs
 from nvstate.fft import strategy, workspace
-from nvstate.fft.spec import spec as make_spec
+from nvstate.fft.specify import spec as make_spec
 from tests.case import relative_l2
 from tests.fft.cases import bound, random
 

@@ -217,7 +217,7 @@ def test_dropped_plans_leave_no_more_than_dropped_jitted_functions():
 
 
 def test_workspace_bound_without_a_gpu():
-    from nvstate.fft.estimate import most
+    from nvstate.fft.memory import most
     from nvstate.fft.workspace import bound
 
     def of(**problem):
