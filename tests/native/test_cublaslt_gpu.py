@@ -164,6 +164,16 @@ def test_heuristic_is_the_same_twice():
     assert one == two
 
 
+@pytest.mark.parametrize("name", ["bf16", "f16", "f32", "f64", "batch", "bfloat16-gelu_bias"])
+def test_what_more_alignment_would_change(name):
+    one, two = (
+        _native.cublaslt_heuristic(0, *asked(name), workspace=TIGHT, limit=8, alignment=alignment)
+        for alignment in (0, 256)
+    )
+    told = "the same" if one == two else [c["config"] for c in (*one[:2], *two[:2])]
+    tell(name, "claiming 16 or 256 bytes:", told)
+
+
 def test_constraints_are_honoured():
     call, operands, results = asked("bf16")
     for name, change, workspace in [

@@ -276,7 +276,7 @@ def test_what_does_not_fit_is_refused():
     )
     refused("`layout_a` is not a permutation of 2", 4, 5, 3, changes={"layout_a": np.array([0, 0])})
     refused(
-        "the result `bgrad` lacks batch dimension 0",
+        "`bgrad` lacks batch dimension 0",
         4,
         5,
         3,
@@ -284,9 +284,7 @@ def test_what_does_not_fit_is_refused():
         grad=(1,),
         epilog="bgrada",
     )
-    refused(
-        "the result `aux` lacks batch dimension 0", 4, 5, 3, batch=(2,), aux=(1,), epilog="gelu_aux"
-    )
+    refused("`aux` lacks batch dimension 0", 4, 5, 3, batch=(2,), aux=(1,), epilog="gelu_aux")
     refused(
         "`a`, `b`, `scale_a`, `scale_b`, `d` expected, got 3",
         4,
@@ -332,3 +330,17 @@ def test_scales_by_mode(mode, dtype, a, b):
     _native.cublaslt_layout(call, [*operands, (dtype, a), (dtype, b)], results)
     with pytest.raises(ValueError, match=f"`scale_b` is .* scales of mode {mode}"):
         _native.cublaslt_layout(call, [*operands, (dtype, a), (dtype, (7,))], results)
+
+
+def test_scales_by_blocks_and_batches():
+    def asked(mode, dtype, **extra):
+        operands, results = types(128, 128, 128, (2,), dtype="float8_e4m3fn", **extra)
+        count = {"outer": 128, "mxfp8": 2 * 128 * 4}[mode]
+        call = attributes(1, scaling_a=mode, scaling_b=mode, c_type="bfloat16")
+        return _native.cublaslt_layout(call, [*operands, *[(dtype, (count,))] * 2], results)
+
+    assert asked("mxfp8", "float8_e8m0fnu")["problem"] == [128, 128, 128, 2]
+    with pytest.raises(ValueError, match="`b` lacks batch dimension 0"):
+        asked("mxfp8", "float8_e8m0fnu", b=(1,))
+    with pytest.raises(ValueError, match="are for one product, not for a batch"):
+        asked("outer", "float32")
