@@ -59,8 +59,10 @@ def define(
     """
     primitive = Primitive(name)
 
-    def operation(spec: Spec, x: Any, choices: Any = None) -> jax.Array:
+    def bound(spec: Spec, x: Any, choices: Any = None) -> jax.Array:
         return primitive.bind(x, spec=spec, choices=choices)
+
+    operation: Any = bound
 
     def abstract_eval(x: Any, *, spec: Spec, choices: Any) -> Any:
         _refuse_split(name, x, whole(spec, x.ndim))

@@ -31,7 +31,7 @@ def wide(x):
 
 
 def op(x, transpose, conjugate):
-    """op(X)."""
+    """The matrix as a flag says, op(X)."""
     x = wide(x)
     x = np.swapaxes(x, -1, -2) if transpose and x.ndim > 1 else x
     return np.conj(x) if conjugate else x

@@ -223,7 +223,7 @@ def test_64_bits_must_be_on(dtype):
 def test_memory_limits(limit):
     with pytest.raises(SpecError) as raised:
         nvs.matmul.Preferences(memory_limit=limit)
-    text = f'no `memory_limit`\n  expected: bytes, "8 GiB", or a part of the device\'s memory'
+    text = 'no `memory_limit`\n  expected: bytes, "8 GiB", or a part of the device\'s memory'
     assert text in str(raised.value)
     assert f"got:      {limit!r}" in str(raised.value)
 
