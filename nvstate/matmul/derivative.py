@@ -163,13 +163,12 @@ def _along(spec: MatmulSpec, residuals: Any, tangents: Any, choices: Any) -> Any
 
 def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: Any) -> list[Any]:
     """Cotangents of op(A), op(B) and bias, from that of z; None for those whose type is None."""
-    a: Any
-    b: Any
-    a, b, *alpha = residuals
     ta, tb, tbias = types
+    alpha: list[Any] = list(residuals[2:])
     dtype = str(jnp.promote_types(spec.result_dtype, spec.a_dtype))
     wide: Any = g.astype(dtype)
-    a, b = (x if x is None else x.astype(dtype) for x in residuals[:2])
+    a: Any = residuals[0] if residuals[0] is None else residuals[0].astype(dtype)
+    b: Any = residuals[1].astype(dtype)
     m, n, k = spec.m, spec.n, spec.k
     conjugate = spec.conjugate_a or spec.conjugate_b
     ct_a = ct_b = ct_bias = None
