@@ -17,7 +17,7 @@ import jax
 from nvstate import errors
 from nvstate._core import placement, stored
 from nvstate._core.aval import Device
-from nvstate._core.plan import plan_types
+from nvstate._core.plan import Plan, plan_types
 from nvstate._native import library, locate
 
 PACKAGES = r"(jax(lib|-cuda.*)?|numpy|cuda-(python|bindings|pathfinder))"
@@ -221,12 +221,30 @@ def _native() -> Fact:
     return LibraryFact(name="libnvstate", status="found", path=path, loaded_by="nvstate")
 
 
+def _version(plan: type[Plan], name: str) -> str | None:
+    try:
+        return plan.libraries("cuda").get(name)
+    except (RuntimeError, OSError):  # of another library, which is broken on a line of its own
+        return None
+
+
 def _loaded_by(name: str) -> str:
     """Who has loaded a library, or will have: what is in the process before us is XLA's."""
     native, key = library.load(), name.encode()
     if native.nvstate_library_path(key) is not None:
         return "nvstate"
     return "XLA" if native.nvstate_library_open(key, None) == 0 else "nvstate"
+
+
+def _version(name: str) -> str | None:
+    """What the first operation that knows a library says of it."""
+    for plan in plan_types.values():
+        with contextlib.suppress(
+            RuntimeError, OSError
+        ):  # another library's, which its own fact tells
+            if version := plan.libraries("cuda").get(name):
+                return version
+    return None
 
 
 def _cuda_library(name: str, by: str, needed: bool) -> Fact:
@@ -236,7 +254,7 @@ def _cuda_library(name: str, by: str, needed: bool) -> Fact:
         return LibraryFact(name=name, status="missing", failed=needed, message=locate.INSTALL[name])
     except (RuntimeError, OSError) as error:  # pathfinder's, of a file that cannot be loaded
         return LibraryFact(name=name, status="broken", failed=True, message=str(error))
-    known = [plan.libraries("cuda").get(name) for plan in plan_types.values()]
+    known = [_version(plan, name) for plan in plan_types.values()]
     version = next(filter(None, known), None)
     if version == "missing":  # though it is open: a function of it is
         said = f"It is too old, or not the right one. {locate.INSTALL[name]}"

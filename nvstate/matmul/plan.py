@@ -180,9 +180,9 @@ class MatmulPlan(Plan):
         if platform != "cuda":
             return super().libraries(platform)
         try:
-            return {"cublaslt": query.version()}
+            return {"cublasLt": query.version()}
         except errors.LibraryError:
-            return {"cublaslt": "missing"}
+            return {"cublasLt": "missing"}
 
     @classmethod
     def samples(cls) -> list[Sample]:

@@ -211,8 +211,8 @@ def test_forward_epilogs(rng, epilog, dtype, n):
         sure = np.abs(z) > 10 * LIMIT[dtype]
         assert (oracle.bits(r.relu_aux, n) == (z > 0))[sure].all()
     if "gelu_aux" in epilog:
-        aux = oracle.wide(r.gelu_aux)
-        assert np.allclose(aux[..., :n], z, rtol=LIMIT[dtype], atol=LIMIT[dtype])
+        aux = oracle.wide(np.asarray(r.gelu_aux)[..., :n])  # beyond, anything
+        assert np.allclose(aux, z, rtol=LIMIT[dtype], atol=LIMIT[dtype])
 
 
 def test_the_mask_at_zero_is_reported():
@@ -429,7 +429,9 @@ def test_an_edited_algorithm_is_checked(rng):
     first = plan.algorithm
     tiles = first.capabilities["tiles"]
     edited = 0
-    for tile in tiles[:6]:
+    for tile in tiles:  # many of which fit other problems only
+        if edited == 3:
+            break
         try:
             other = plan.with_algorithm(first.replace(tile=tile))
         except nvs.errors.UnsupportedError:
