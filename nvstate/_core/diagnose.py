@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import logging
@@ -17,7 +18,7 @@ import jax
 from nvstate import errors
 from nvstate._core import placement, stored
 from nvstate._core.aval import Device
-from nvstate._core.plan import Plan, plan_types
+from nvstate._core.plan import plan_types
 from nvstate._native import library, locate
 
 PACKAGES = r"(jax(lib|-cuda.*)?|numpy|cuda-(python|bindings|pathfinder))"
@@ -221,13 +222,6 @@ def _native() -> Fact:
     return LibraryFact(name="libnvstate", status="found", path=path, loaded_by="nvstate")
 
 
-def _version(plan: type[Plan], name: str) -> str | None:
-    try:
-        return plan.libraries("cuda").get(name)
-    except (RuntimeError, OSError):  # of another library, which is broken on a line of its own
-        return None
-
-
 def _loaded_by(name: str) -> str:
     """Who has loaded a library, or will have: what is in the process before us is XLA's."""
     native, key = library.load(), name.encode()
@@ -254,8 +248,7 @@ def _cuda_library(name: str, by: str, needed: bool) -> Fact:
         return LibraryFact(name=name, status="missing", failed=needed, message=locate.INSTALL[name])
     except (RuntimeError, OSError) as error:  # pathfinder's, of a file that cannot be loaded
         return LibraryFact(name=name, status="broken", failed=True, message=str(error))
-    known = [_version(plan, name) for plan in plan_types.values()]
-    version = next(filter(None, known), None)
+    version = _version(name)
     if version == "missing":  # though it is open: a function of it is
         said = f"It is too old, or not the right one. {locate.INSTALL[name]}"
         return LibraryFact(name=name, status="broken", failed=True, message=said, path=path)

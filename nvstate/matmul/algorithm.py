@@ -79,7 +79,7 @@ class Algorithm:
 
     @functools.cached_property
     def capabilities(self) -> dict[str, int | list[int]]:
-        """What this algorithm's id can be configured to, as cuBLASLt says: not all for each problem."""
+        """What its id can be configured to, as cuBLASLt says; not all of it for each problem."""
         from nvstate import _native
 
         return _native.cublaslt_capabilities(self.data)
