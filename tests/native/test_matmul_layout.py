@@ -200,10 +200,32 @@ def test_one_bgradb_for_all_members_is_written_by_one_call_after_the_other():
 
 
 def test_forms_that_gradients_of_biases_want():
-    for a in ((0, 1), (1, 0)):
-        assert check(4, 5, 3, layouts={"a": a}, epilog="bgrada")["a"]["op"] == "T"
-    for b in ((0, 1, 2), (0, 2, 1)):
-        assert check(4, 5, 3, layouts={"b": b}, epilog="bgradb")["b"]["op"] == "N"
+    """Column-major, and a transposed and b not, where the bytes allow it."""
+    for a, op in (((0, 1), "N"), ((1, 0), "T")):
+        x = check(4, 5, 3, layouts={"a": a}, epilog="bgrada")["a"]
+        assert (x["op"], x["order"]) == (op, "col")
+        for m, k in ((4, 1), (1, 3)):
+            assert check(m, 5, k, layouts={"a": a}, epilog="bgrada")["a"]["op"] == "T"
+    for b, op in (((0, 1, 2), "N"), ((0, 2, 1), "T")):
+        x = check(4, 5, 3, layouts={"b": b}, epilog="bgradb")["b"]
+        assert (x["op"], x["order"]) == (op, "col")
+        for n, k in ((5, 1), (1, 3)):
+            assert check(4, n, k, layouts={"b": b}, epilog="bgradb")["b"]["op"] == "N"
+
+
+def test_a_conjugate_is_column_major_where_its_bytes_allow_it():
+    """Of row order the library takes none."""
+    for a, order in (((0, 1), "row"), ((1, 0), "col")):
+        x = check(4, 5, 3, layouts={"a": a}, conjugate=(1, 0))["a"]
+        assert (x["op"], x["order"]) == ("C", order)
+        for m, k in ((4, 1), (1, 3), (1, 1)):
+            x = check(m, 5, k, layouts={"a": a}, conjugate=(1, 0))["a"]
+            assert (x["op"], x["order"]) == ("C", "col")
+    for b, order in (((0, 1, 2), "row"), ((0, 2, 1), "col")):
+        assert check(4, 5, 3, layouts={"b": b}, conjugate=(0, 1))["b"]["order"] == order
+        for n, k in ((5, 1), (1, 3), (1, 1)):
+            x = check(4, n, k, layouts={"b": b}, conjugate=(0, 1))["b"]
+            assert (x["op"], x["order"]) == ("C", "col")
 
 
 def test_k_innermost_is_what_eight_bits_want():
