@@ -16,7 +16,6 @@ WIDTHS, BATCH, STEPS, RATE = (64, 256, 10), 128, 400, 0.5
 
 
 def by_plans(params, x):
-    """The layers as one chain of plans."""
     (w1, b1), (w2, b2) = params
     first = nvs.matmul.plan(x, w1, bias=b1, epilog="gelu_bias")
     hidden = jax.ShapeDtypeStruct(first.result.shape, x.dtype)
@@ -25,7 +24,6 @@ def by_plans(params, x):
 
 
 def by_jnp(params, x):
-    """The same, as one writes it without plans."""
     (w1, b1), (w2, b2) = params
     return jax.nn.gelu(x @ w1 + b1) @ w2 + b2
 

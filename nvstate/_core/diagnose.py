@@ -230,7 +230,7 @@ def _loaded_by(name: str) -> str:
     return "XLA" if native.nvstate_library_open(key, None) == 0 else "nvstate"
 
 
-def _version(name: str) -> str | None:
+def _cuda_version(name: str) -> str | None:
     """What the first operation that knows a library says of it."""
     for plan in plan_types.values():
         with contextlib.suppress(
@@ -248,7 +248,7 @@ def _cuda_library(name: str, by: str, needed: bool) -> Fact:
         return LibraryFact(name=name, status="missing", failed=needed, message=locate.INSTALL[name])
     except (RuntimeError, OSError) as error:  # pathfinder's, of a file that cannot be loaded
         return LibraryFact(name=name, status="broken", failed=True, message=str(error))
-    version = _version(name)
+    version = _cuda_version(name)
     if version == "missing":  # though it is open: a function of it is
         said = f"It is too old, or not the right one. {locate.INSTALL[name]}"
         return LibraryFact(name=name, status="broken", failed=True, message=said, path=path)

@@ -199,7 +199,7 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
             # One product over batch and M, instead of a sum of products.
             rows = m * math.prod(g.shape[:-2])
             left, right = a.reshape(rows, k), wide.reshape(rows, n)
-        sums = tbias is not None and not conjugate and _sums(right, tbias)
+        sums = not conjugate and tbias is not None and _sums(right, tbias)
         if spec.transpose_b:
             made = plain(n, k, rows, dtype, spec, epilog="bgrada" if sums else None,
                          transpose_a=True, transpose_b=spec.transpose_a,
@@ -211,7 +211,7 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
                          conjugate_a=other, conjugate_b=own)  # fmt: skip
             ys = run(made, own, left, right)
         ct_b = _summed(ys[0], tb.shape).astype(tb.dtype)
-        if sums:
+        if tbias is not None and sums:
             ct_bias = ys[1].astype(tbias.dtype)
     if tbias is not None and ct_bias is None:
         sums_over = jnp.sum(g, -2, dtype=reference.wide(spec))
