@@ -233,9 +233,8 @@ def _loaded_by(name: str) -> str:
 def _cuda_version(name: str) -> str | None:
     """What the first operation that knows a library says of it."""
     for plan in plan_types.values():
-        with contextlib.suppress(
-            RuntimeError, OSError
-        ):  # another library's, which its own fact tells
+        # An error is of another library, which its own fact tells.
+        with contextlib.suppress(RuntimeError, OSError):
             if version := plan.libraries("cuda").get(name):
                 return version
     return None
