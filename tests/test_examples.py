@@ -12,12 +12,20 @@ import nvstate as nvs
 
 pytest.importorskip("matplotlib")
 pytest.importorskip("PIL")
+pytest.importorskip("sklearn")
 
 PACKAGE = Path(nvs.__file__).parents[1]
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 # What each example must say: a pattern, and the smallest value allowed of its last group.
-PRINTS = {"quickstart": (r"PSNR: out of focus ([\d.]+) dB, restored ([\d.]+) dB", 25.0)}
+PRINTS = {
+    "matmul_epilog": (
+        r"planned +accuracy ([\d.]+) %, \d+ us per step\njnp +accuracy ([\d.]+) %, \d+ us per step",
+        85.0,
+    ),
+    "quickstart": (r"PSNR: out of focus ([\d.]+) dB, restored ([\d.]+) dB", 25.0),
+}
+PICTURES = ["quickstart"]
 
 
 def run(*arguments, cwd):
@@ -41,6 +49,10 @@ def test_example(example, tmp_path):
     found = re.search(pattern, run(example, cwd=tmp_path))
     assert found is not None
     assert float(found[found.re.groups]) >= least
+    if example.stem == "matmul_epilog":  # both learn the same
+        assert abs(float(found[1]) - float(found[2])) <= 2.0
+    if example.stem not in PICTURES:
+        return
     picture = tmp_path / f"{example.stem}.png"
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 50_000

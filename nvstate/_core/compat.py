@@ -42,7 +42,7 @@ def sharding_rule(
 
 
 def varying_alike(*operands: Any) -> Any:
-    """The operands, all varying over the manual axes of a `shard_map` over which any of them does."""
+    """The operands, each varying over the manual axes over which any of them does."""
     return core.auto_insert_reshard(*operands)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import logging
@@ -232,6 +233,16 @@ def _loaded_by(name: str) -> str:
     return "XLA" if native.nvstate_library_open(key, None) == 0 else "nvstate"
 
 
+def _cuda_version(name: str) -> str | None:
+    """What the first operation that knows a library says of it."""
+    for plan in plan_types.values():
+        # An error is of another library, which its own fact tells.
+        with contextlib.suppress(RuntimeError, OSError):
+            if version := plan.libraries("cuda").get(name):
+                return version
+    return None
+
+
 def _cuda_library(name: str, by: str, needed: bool) -> Fact:
     try:
         path = locate.open_library(name)
@@ -239,8 +250,7 @@ def _cuda_library(name: str, by: str, needed: bool) -> Fact:
         return LibraryFact(name=name, status="missing", failed=needed, message=locate.INSTALL[name])
     except (RuntimeError, OSError) as error:  # pathfinder's, of a file that cannot be loaded
         return LibraryFact(name=name, status="broken", failed=True, message=str(error))
-    known = [plan.libraries("cuda").get(name) for plan in plan_types.values()]
-    version = next(filter(None, known), None)
+    version = _cuda_version(name)
     if version == "missing":  # though it is open: a function of it is
         said = f"It is too old, or not the right one. {locate.INSTALL[name]}"
         return LibraryFact(name=name, status="broken", failed=True, message=said, path=path)

@@ -59,9 +59,8 @@ def define_several(
 
     def batching_rule(args: Any, dims: Any, *, spec: Any, choices: Any) -> Any:
         if batch is None:
-            assert cuda is not None
-            run = jax.vmap(lambda *x: cuda(spec, *x, choices), in_axes=tuple(dims))
-            ys = run(*args)
+            run: Any = cuda or reference
+            ys = jax.vmap(lambda *x: run(spec, *x, choices), in_axes=tuple(dims))(*args)
             return ys, [0] * len(ys)
         aligned = batch(spec, args, dims)
         if aligned is not None:

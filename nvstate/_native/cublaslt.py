@@ -128,6 +128,7 @@ def cublaslt_heuristic(
     *,
     workspace: int,
     limit: int,
+    alignment: int = 0,
 ) -> list[Candidate]:
     """Algorithms that cuBLASLt's heuristic proposes, the fastest by its estimate first.
 
@@ -138,6 +139,8 @@ def cublaslt_heuristic(
         results: their types.
         workspace: bytes that a candidate may need.
         limit: the most candidates to return.
+        alignment: bytes that the matrices' addresses are said to be multiples of; 0: what calls
+            count on and check, 16 mostly. Others are for comparison: they may not run.
 
     Returns:
         The candidates; none if the library has no algorithm for this product.
@@ -147,7 +150,9 @@ def cublaslt_heuristic(
         ValueError: attributes or buffers that do not fit.
         RuntimeError: a status of cuBLASLt's or CUDA's, named.
     """
-    problem = _asked("heuristic", device, attributes, operands, results, workspace, limit)
+    problem = _asked(
+        "heuristic", device, attributes, operands, results, workspace, limit, alignment
+    )
     return [_candidate(row, problem) for row in _answer()]
 
 

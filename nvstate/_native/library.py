@@ -140,7 +140,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_cublaslt_version": (integer, [out]),
         "nvstate_cublaslt_unpinned": (integer, [out]),
         "nvstate_cublaslt_layout": (integer, [text, text]),
-        "nvstate_cublaslt_heuristic": (integer, [integer, text, text, int64, integer]),
+        "nvstate_cublaslt_heuristic": (integer, [integer, text, text, int64, integer, int64]),
         "nvstate_cublaslt_diagnose": (integer, [integer, text, text, int64]),
         "nvstate_cublaslt_check": (integer, [integer, text, text, words]),
         "nvstate_cublaslt_ids": (integer, [integer, text, text, integer]),

@@ -35,7 +35,7 @@ class Algorithm:
 
     Attributes:
         data: cublasLtMatmulAlgo_t, 64 opaque bytes.
-        problem: m, n, k and batch count, as the library sees them.
+        problem: m, n, k and batch count, after batches have been folded into m.
         device: kind of the device on which it was found.
         version: of the cuBLASLt that found it, 130100 being 13.1.0.
         workspace_bytes: that it needs.
@@ -53,11 +53,12 @@ class Algorithm:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be one."""
-        if not isinstance(self.data, bytes) or len(self.data) != SIZE:
+        data: Any = self.data
+        if not isinstance(data, bytes) or len(data) != SIZE:
             raise error(
                 "no algorithm",
                 f"{SIZE} bytes",
-                f"{len(self.data)} bytes" if isinstance(self.data, bytes) else repr(self.data),
+                f"{len(data)} bytes" if isinstance(data, bytes) else repr(data),
                 "Take one from `plan.algorithms`.",
             )
 
@@ -78,7 +79,7 @@ class Algorithm:
 
     @functools.cached_property
     def capabilities(self) -> dict[str, int | list[int]]:
-        """What this algorithm's id can be configured to, as cuBLASLt says."""
+        """What its id can be configured to, as cuBLASLt says; not all of it for each problem."""
         from nvstate import _native
 
         return _native.cublaslt_capabilities(self.data)

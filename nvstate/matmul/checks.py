@@ -8,7 +8,7 @@ import numpy as np
 
 from nvstate._core.aval import OperandType
 from nvstate.matmul import arguments, table
-from nvstate.matmul.arguments import ComputeType, Scaling, ScaleType, error, listed, unsupported
+from nvstate.matmul.arguments import ComputeType, ScaleType, Scaling, error, listed, unsupported
 from nvstate.matmul.epilog import Parts, parts as parts_of
 from nvstate.matmul.spec import OPERAND, MatmulSpec
 
@@ -174,7 +174,8 @@ def scalar(name: str, value: Any, scale: str) -> str | None:
                 'Pass one of them, or `scale_type="float32"` for an int8 result.',
             )
         return str(int(value))
-    return repr(complex(value)) if not table.real(scale) else repr(float(value))
+    number: Any = value
+    return repr(float(number)) if table.real(scale) else repr(complex(number))
 
 
 def scalings(a: str, block_scaling: Any) -> tuple[Scaling | None, Scaling | None]:

@@ -163,10 +163,12 @@ def _along(spec: MatmulSpec, residuals: Any, tangents: Any, choices: Any) -> Any
 
 def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: Any) -> list[Any]:
     """Cotangents of op(A), op(B) and bias, from that of z; None for those whose type is None."""
-    a, b, *alpha = residuals
     ta, tb, tbias = types
+    alpha: list[Any] = list(residuals[2:])
     dtype = str(jnp.promote_types(spec.result_dtype, spec.a_dtype))
-    wide, a, b = (None if x is None else x.astype(dtype) for x in (g, a, b))
+    wide: Any = g.astype(dtype)
+    a: Any = residuals[0] if residuals[0] is None else residuals[0].astype(dtype)
+    b: Any = residuals[1].astype(dtype)
     m, n, k = spec.m, spec.n, spec.k
     conjugate = spec.conjugate_a or spec.conjugate_b
     ct_a = ct_b = ct_bias = None
@@ -197,7 +199,7 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
             # One product over batch and M, instead of a sum of products.
             rows = m * math.prod(g.shape[:-2])
             left, right = a.reshape(rows, k), wide.reshape(rows, n)
-        sums = tbias is not None and not conjugate and _sums(right, tbias)
+        sums = not conjugate and tbias is not None and _sums(right, tbias)
         if spec.transpose_b:
             made = plain(n, k, rows, dtype, spec, epilog="bgrada" if sums else None,
                          transpose_a=True, transpose_b=spec.transpose_a,
@@ -209,7 +211,7 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
                          conjugate_a=other, conjugate_b=own)  # fmt: skip
             ys = run(made, own, left, right)
         ct_b = _summed(ys[0], tb.shape).astype(tb.dtype)
-        if sums:
+        if tbias is not None and sums:
             ct_bias = ys[1].astype(tbias.dtype)
     if tbias is not None and ct_bias is None:
         sums_over = jnp.sum(g, -2, dtype=reference.wide(spec))

@@ -58,7 +58,7 @@ def aux_length(aux: Aux, n: int) -> int:
 
 
 def gelu(z: jax.Array) -> jax.Array:
-    """z (1 + tanh(√(2/π) (z + 0.044715 z³))) / 2, as `jax.nn.gelu(approximate=True)`."""
+    """Return z (1 + tanh(√(2/π) (z + 0.044715 z³))) / 2, as `jax.nn.gelu(approximate=True)`."""
     return jax.nn.gelu(z, approximate=True)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,7 +31,30 @@ def cuda(spec: MatmulSpec, *rest: Any) -> Sequence[Any]:
     values, call = prepared(spec, x, choices)
     found = lower.call_several(values, call)
     # The library's order is that of `MatmulResult`.
-    return [y.reshape(shapes[name]) for y, name in zip(found, spec.result_names, strict=True)]
+    names = called(spec).result_names
+    ys = {name: y.reshape(shapes[name]) for name, y in zip(names, found, strict=True)}
+    if len(names) < len(spec.result_names):
+        ys[str(spec.parts.sums)] = references.sums(spec, x)
+    return [ys[name] for name in spec.result_names]
+
+
+def called(spec: MatmulSpec) -> MatmulSpec:
+    """The spec that the library is given, where XLA does a part of it.
+
+    cuBLASLt sums the rows of an operand along its innermost axis only: `bgrada` of an `a` stored
+    [K, M], `bgradb` of a `b` stored [K, N]. It conjugates only where it transposes in its own
+    order: `a` stored [K, M], `b` stored [N, K].
+    """
+    sums = spec.parts.sums
+    if (sums == "bgrada" and not spec.transpose_a) or (sums == "bgradb" and spec.transpose_b):
+        spec = dataclasses.replace(spec, epilog=None)
+    if (spec.conjugate_a and not spec.transpose_a) or (spec.conjugate_b and not spec.transpose_b):
+        return dataclasses.replace(
+            spec,
+            conjugate_a=spec.conjugate_a and spec.transpose_a,
+            conjugate_b=spec.conjugate_b and spec.transpose_b,
+        )
+    return spec
 
 
 def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[Any], lower.Several]:
@@ -40,6 +64,7 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
     Batch axes come first, of one element where an operand has none, then that of M, also in
     operands without M: so batch and M can be split over a mesh.
     """
+    given, spec = spec, called(spec)
     shapes = {name: array.shape for name, array in x.items()}
     batch = spec.batches(shapes)
     nb = len(batch)
@@ -62,6 +87,8 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
 
     a = x["a"].mT if spec.transpose_a else x["a"]
     b = x["b"].mT if spec.transpose_b else x["b"]
+    a = jnp.conj(a) if given.conjugate_a and not spec.conjugate_a else a
+    b = jnp.conj(b) if given.conjugate_b and not spec.conjugate_b else b
     add("a", a, "mk", a.shape)
     add("b", b, "1kn", b.shape)
     if spec.transpose_a:
@@ -111,7 +138,7 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
     call = lower.Several(
         target=TARGET,
         where=WHERE,
-        attributes=tuple(attributes(spec, layouts, nb, choices).items()),
+        attributes=tuple(attributes(spec, layouts, nb, choices, given.digest).items()),
         batch=count,
         layouts=tuple(layouts),
         factors=tuple(factors),
@@ -160,11 +187,11 @@ def _number(text: str | None) -> int | float | complex:
 
 
 def attributes(
-    spec: MatmulSpec, layouts: Sequence[tuple[int, ...]], nb: int, choices: Any
+    spec: MatmulSpec, layouts: Sequence[tuple[int, ...]], nb: int, choices: Any, digest: int
 ) -> dict[str, Any]:
     """What the library is told beside the buffers; no extents."""
     preferences = preferences_of(choices[0] if choices else ())
-    pinned = pins_of(choices, spec.digest)
+    pinned = pins_of(choices, digest)
     scalars = OPERAND in (spec.alpha, spec.beta)
     alpha, beta = (
         (1.0, 0.0) if scalars else _parts(_number(getattr(spec, name)))

@@ -80,11 +80,14 @@ def matmul(
 @oneshot.remembered
 def _plan(key: Any, *rest: tuple[str, Any]) -> MatmulPlan:
     start, said = log.now(), dict(rest)
-    options = [said.pop(name) for name in ("preferences", "algorithm", "execution")]
+    preferences, algorithm, execution = (
+        said.pop(name) for name in ("preferences", "algorithm", "execution")
+    )
     types: dict[str, Any] = {name: OperandType(shape, str(d)) for name, shape, d, _ in key}
     places = {name: oneshot.placed(where) for name, _, _, where in key}
     for name in ARRAYS:
         if name in said:
             types[name] = typed(name, said.pop(name))
     spec = specified(types, **said)
-    return made(spec, tuple(types[n] for n in spec.names), places, *options, start)
+    operands = tuple(types[n] for n in spec.names)
+    return made(spec, operands, places, preferences, algorithm, execution, start)

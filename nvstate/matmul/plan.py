@@ -180,9 +180,9 @@ class MatmulPlan(Plan):
         if platform != "cuda":
             return super().libraries(platform)
         try:
-            return {"cublaslt": query.version()}
+            return {"cublasLt": query.version()}
         except errors.LibraryError:
-            return {"cublaslt": "missing"}
+            return {"cublasLt": "missing"}
 
     @classmethod
     def samples(cls) -> list[Sample]:
@@ -207,7 +207,8 @@ class MatmulPlan(Plan):
         """Say what will run: types, epilog, library, algorithm, workspace and every copy.
 
         Example:
-            >>> print(nvs.matmul.plan(jnp.ones((8, 4)), jnp.ones((4, 2))).describe())
+            >>> a, b = jnp.ones((8, 4), "float32"), jnp.ones((4, 2), "float32")
+            >>> print(nvs.matmul.plan(a, b).describe())
             product    a float32[8,4] b float32[4,2] on cpu:0
             results    d float32[8,2]
             computes   float32, scale type float32, alpha 1.0

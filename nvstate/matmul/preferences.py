@@ -92,7 +92,7 @@ class Preferences:
                     repr(value),
                     "Pass some of them, or None for all.",
                 )
-        waves = self.max_waves_count
+        waves: Any = self.max_waves_count
         if isinstance(waves, bool) or not isinstance(waves, int | float) or not waves >= 0:
             raise error("`max_waves_count` is a number", "0.0 or more", repr(waves), "Pass one.")
         arguments.flag("fast_accumulation", self.fast_accumulation)

@@ -28,7 +28,8 @@ _RELAXED = {
 }
 
 
-def _buffers(types: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def buffers(types: Any) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Types as the native library takes them."""
     return tuple((str(t.dtype), tuple(t.shape)) for t in types)
 
 
@@ -41,7 +42,7 @@ def settled(call: Call, operands: Any, results: Any, device: int | None) -> lowe
     limit = bytes_limit(call)
     if device is None:
         return min(limit, preferences.DEFAULT_LIMIT), call.attributes
-    (one, *_) = candidates(call, _buffers(operands), _buffers(results), device, 1)
+    (one, *_) = candidates(call, buffers(operands), buffers(results), device, 1)
     attributes = dict(call.attributes)
     if not attributes["algorithms"]:
         # The library's own question would be limited by the buffer, so might be answered otherwise.
@@ -106,13 +107,13 @@ def _none(call: Call, operands: Any, results: Any, device: int) -> Exception:
 
 
 def version() -> str:
-    """cuBLASLt's version as text."""
+    """Version of cuBLASLt as text."""
     number = _native.cublaslt_version()
     return f"{number // 10000}.{number // 100 % 100}.{number % 100}"
 
 
 def device_of(plan: MatmulPlan) -> Device | None:
-    """The plan's CUDA device, or the first one where the plan has no place; None if it is not here."""
+    """The plan's CUDA device, or the first if the plan has no place; None if it is not here."""
     wanted = plan.placement.devices[0] if plan.placement else None
     here = placement.local_devices("cuda")
     return next((d for d in here if wanted in {None, placement.name(d)}), None)
@@ -154,7 +155,7 @@ def algorithms(plan: MatmulPlan, limit: int, choices: Any = None) -> tuple[Algor
     """The heuristic's candidates for a plan, best first; or what it has pinned."""
     device = _required(plan)
     call, operands, results = call_of(plan, choices)
-    found = candidates(call, _buffers(operands), _buffers(results), device.local_hardware_id, limit)
+    found = candidates(call, buffers(operands), buffers(results), device.local_hardware_id, limit)
     return tuple(_algorithm(one, device) for one in found)
 
 
@@ -179,13 +180,13 @@ def checked(plan: MatmulPlan, algorithm: Algorithm) -> Algorithm:
     call, operands, results = call_of(plan)
     told = lower.attributes_of(call)
     found = _native.cublaslt_check(
-        device.local_hardware_id, told, _buffers(operands), _buffers(results), data=algorithm.data
+        device.local_hardware_id, told, buffers(operands), buffers(results), data=algorithm.data
     )
     if found is None:
         raise unsupported(
             "this algorithm does not fit the problem on this device with this cuBLASLt",
             f"one for {device.device_kind}, cuBLASLt {version()}",
-            f"one from {algorithm.device or 'elsewhere'}, cuBLASLt {algorithm.version or 'unknown'}",
+            f"one from {algorithm.device or 'elsewhere'}, cuBLASLt {algorithm.version or ''}",
             "Tune again with `nvstate.autotune`, or plan without `algorithm`.",
         )
     return _algorithm(found, device)
@@ -220,8 +221,8 @@ def algorithm_ids(plan: MatmulPlan, limit: int = 8) -> tuple[int, ...]:
         _native.cublaslt_algorithm_ids(
             device.local_hardware_id,
             lower.attributes_of(call),
-            _buffers(operands),
-            _buffers(results),
+            buffers(operands),
+            buffers(results),
             limit=limit,
         )
     )
@@ -234,11 +235,12 @@ def from_id(plan: MatmulPlan, id: int) -> Algorithm:
     data = _native.cublaslt_algorithm_init(
         device.local_hardware_id,
         lower.attributes_of(call),
-        _buffers(operands),
-        _buffers(results),
+        buffers(operands),
+        buffers(results),
         id=id,
     )
     told = lower.attributes_of(call)
-    layout = _native.cublaslt_layout(told, _buffers(operands), _buffers(results))
+    layout = _native.cublaslt_layout(told, buffers(operands), buffers(results))
     kind = device.device_kind
-    return Algorithm(data, tuple(layout["problem"]), kind, _native.cublaslt_version())
+    m, n, k, batch = layout["problem"]
+    return Algorithm(data, (m, n, k, batch), kind, _native.cublaslt_version())

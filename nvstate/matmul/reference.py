@@ -100,9 +100,7 @@ def finished(spec: MatmulSpec, x: Operands, product: Any) -> list[Any]:
     if parts.sums in ("drelu_bgrad", "dgelu_bgrad"):
         found[parts.sums] = jnp.sum(value, -2).astype(spec.result_dtype)
     elif parts.sums is not None:
-        a, b = matrices(spec, x)
-        sums = jnp.sum(a, -1, dtype=z.dtype) if parts.sums == "bgrada" else jnp.sum(b, -2, z.dtype)
-        found[parts.sums] = sums.astype(spec.result_dtype)
+        found[parts.sums] = sums(spec, x)
     if spec.result_amax:
         found["result_amax"] = jax.lax.stop_gradient(jnp.max(jnp.abs(value)))
     if spec.scaling_d is not None:
@@ -115,6 +113,14 @@ def finished(spec: MatmulSpec, x: Operands, product: Any) -> list[Any]:
         if name in found:
             found[name] = jnp.broadcast_to(found[name], (*shape[:-2], *spec.core(name)))
     return [found[name] for name in spec.result_names]
+
+
+def sums(spec: MatmulSpec, x: Operands) -> Any:
+    """Σ_k op(A) of `bgrada`, Σ_k op(B) of `bgradb`."""
+    a, b = matrices(spec, x)
+    dtype = table_dtype(spec)
+    total = jnp.sum(a, -1, dtype) if spec.parts.sums == "bgrada" else jnp.sum(b, -2, dtype)
+    return total.astype(spec.result_dtype)
 
 
 def _stored(spec: MatmulSpec, x: Operands, z: Any) -> Any:

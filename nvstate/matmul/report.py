@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from nvstate.matmul import lowering
+
 if TYPE_CHECKING:
     from nvstate.matmul.plan import MatmulPlan
 
@@ -51,6 +53,12 @@ def _moves(plan: MatmulPlan) -> list[str]:
     c = plan.operands.get("c")
     if c is not None and c.shape and c.shape[-1] != spec.n:
         moves.append("c is broadcast along N and written out")
+    there = lowering.called(spec)
+    for name in ("a", "b"):
+        if getattr(spec, f"conjugate_{name}") and not getattr(there, f"conjugate_{name}"):
+            moves.append(f"{name} is conjugated and written out")
+    if there.epilog != spec.epilog:
+        moves.append(f"{spec.epilog} is summed by XLA, which reads the operand again")
     if spec.inplace:
         moves.append("under `jit` a c that is not donated is copied once")
     return moves

@@ -5,6 +5,7 @@ Everywhere x ≈ q · scale, and blocks run along the last axis, which is K: for
 
 from __future__ import annotations
 
+import functools
 from typing import Any, get_args
 
 import jax
@@ -230,12 +231,17 @@ def quantize(x: Any, mode: Scaling = "tensor", dtype: Any = None) -> tuple[jax.A
             name,
             "Leave `dtype` out.",
         )
-    wide = jnp.asarray(x).astype("float32")
+    return _quantized(jnp.asarray(x), mode, name)
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _quantized(x: jax.Array, mode: Scaling, dtype: str) -> tuple[jax.Array, jax.Array]:
+    wide = x.astype("float32")
     rows, k = wide.shape[-2:]
-    greatest = float(jnp.finfo(name).max)
+    greatest = float(jnp.finfo(dtype).max)
     scales = _scale(_amax(jnp.abs(wide), mode), greatest, mode)
     factor = _expanded(scales, mode, rows, k)
-    return saturated(wide / factor, name), pack_scales(scales.astype(dtype_of(mode)), mode)
+    return saturated(wide / factor, dtype), pack_scales(scales.astype(dtype_of(mode)), mode)
 
 
 def dequantize(q: Any, scales: Any, mode: Scaling = "tensor") -> jax.Array:
@@ -258,8 +264,12 @@ def dequantize(q: Any, scales: Any, mode: Scaling = "tensor") -> jax.Array:
         Array([[  1., 448.]], dtype=float32)
     """
     _known(mode)
-    x = jnp.asarray(q)
-    return x.astype("float32") * factors(scales, mode, *x.shape[-2:])
+    return _dequantized(jnp.asarray(q), jnp.asarray(scales), mode)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _dequantized(q: jax.Array, scales: jax.Array, mode: Scaling) -> jax.Array:
+    return q.astype("float32") * factors(scales, mode, *q.shape[-2:])
 
 
 def factors(scales: Any, mode: str, rows: int, k: int) -> jax.Array:

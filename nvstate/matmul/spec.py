@@ -12,7 +12,7 @@ import numpy as np
 from nvstate._core.aval import OperandType
 from nvstate._core.spec import Spec, digest
 from nvstate.matmul import arguments, epilog as epilogs, scaling, table
-from nvstate.matmul.arguments import ComputeType, Epilog, Scaling, ScaleType
+from nvstate.matmul.arguments import ComputeType, Epilog, ScaleType, Scaling
 
 OPERAND = "operand"  # of alpha and beta: an array of every call
 
@@ -113,7 +113,7 @@ class MatmulSpec(Spec):
         """The epilog, taken apart."""
         return epilogs.parts(self.epilog)
 
-    @functools.cached_property
+    @property
     def names(self) -> tuple[str, ...]:
         """Names of the operands, in the order of a call: those of this problem."""
         there = {

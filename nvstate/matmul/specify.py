@@ -104,7 +104,7 @@ def spec(
         compute_type: what products are summed in; None: float32 for narrower operands and the
             operands' own precision for others. Less must be asked for: "tf32", "float16", ….
         scale_type: of α and β; None: what the compute type has.
-        result_dtype: of D; None: that of `c`, else of `a`; bfloat16 for FP8 and FP4, int32 for int8.
+        result_dtype: of D; None: that of `c`, else of `a`; of FP8 and FP4 bfloat16, of int8 int32.
         aux_dtype: of the result gelu_aux; None: that of D.
         scale_a: scales of FP8 and FP4 operands as the library reads them, "tensor": float32 [].
         scale_b: the same for `b`.
@@ -221,7 +221,7 @@ def specified(
         result_dtype=result,
         compute_type=compute,
         scale_type=scale,
-        alpha=checks.scalar("alpha", given.get("alpha", 1.0), scale),
+        alpha=checks.scalar("alpha", given.get("alpha", 1.0), scale) or "1.0",
         beta=checks.scalar("beta", given["beta"], scale) if "beta" in given else None,
         epilog=epilog,
         aux_dtype=aux,

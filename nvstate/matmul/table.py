@@ -74,10 +74,7 @@ def result_types(a: str, b: str, compute: str, scale: str, c: str | None) -> tup
     if a not in NARROW:
         own = (a, "float32") if a in HALF and not compute.startswith("float16") else (a,)
         return own if c is None else tuple(t for t in own if t == c)
-    if a == E2M1:
-        narrow = (E2M1,)
-    else:
-        narrow = (E4M3,) if (a, b) == (E4M3, E4M3) else (E4M3, E5M2)
+    narrow = {E2M1: (E2M1,)}.get(a, (E4M3,) if (a, b) == (E4M3, E4M3) else (E4M3, E5M2))
     if c is None:
         return ("bfloat16", "float16", "float32", *narrow)
     return (c,) if c == "float32" else (c, *narrow)
@@ -108,7 +105,7 @@ def bias_type(result: str, c: str | None, operands: str) -> str:
     if operands not in NARROW:
         return result
     if result in NARROW:
-        return c if c in HALF and c is not None else "bfloat16"
+        return c if c is not None and c in HALF else "bfloat16"
     return "bfloat16" if result == "float32" else result
 
 

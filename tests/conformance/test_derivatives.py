@@ -30,7 +30,7 @@ def moving(xs):
 
 
 def shifted(xs, v, h):
-    """xs + h v."""
+    """The operands plus h v."""
     return {name: x + h * v[name] if name in v else x for name, x in xs.items()}
 
 

@@ -32,10 +32,9 @@ def case(name, shapes, dtype, bound, *, linear=False, aux=None, **problem):
 
 
 CASES = [
-    case("broadcast-batch", {"a": (2, 1, 8, 5), "b": (3, 5, 6)}, "float32", 1e-6),
     case(
-        "turned-conjugated-with-c",
-        {"a": (4, 8), "b": (6, 4), "c": (8, 6)},
+        "turned-conjugated-broadcast-with-c",
+        {"a": (2, 1, 4, 8), "b": (3, 6, 4), "c": (8, 6)},
         "complex64",
         1e-6,
         transpose_a=True,

@@ -31,7 +31,7 @@ def wide(x):
 
 
 def op(x, transpose, conjugate):
-    """op(X)."""
+    """The matrix as its flags say."""
     x = wide(x)
     x = np.swapaxes(x, -1, -2) if transpose and x.ndim > 1 else x
     return np.conj(x) if conjugate else x

@@ -41,7 +41,9 @@ F32 = {"dtype": "float32"}
 ONE = struct(**F32)
 FREE = {
     "plain": ((A, B), {}),
-    "transposed": ((struct(128, 256), struct(512, 128)), {"transpose_a": True, "transpose_b": True}),
+    "transposed": (
+        (struct(128, 256), struct(512, 128)), {"transpose_a": True, "transpose_b": True},
+    ),
     "batched": ((struct(8, 256, 128), struct(8, 512, 128)), {"transpose_b": True}),
     "broadcast": ((struct(2, 1, 256, 128), struct(3, 128, 512)), {}),
     "gelu-aux-bias": ((A, B), {"bias": BIAS, "epilog": "gelu_aux_bias"}),
@@ -51,8 +53,8 @@ FREE = {
     "c-row": ((A, B, BIAS), {"beta": 2.0}),
     "traced-scalars": ((A, B, AUX), {"alpha": ONE, "beta": ONE}),
     "conjugated": (
-        (struct(256, 128, dtype="complex64"), struct(128, 512, dtype="complex64")),
-        {"conjugate_a": True},
+        (struct(128, 256, dtype="complex64"), struct(512, 128, dtype="complex64")),
+        {f"{flag}_{name}": True for flag in ("conjugate", "transpose") for name in "ab"},
     ),
     "vector": ((struct(128), B), {}),
     "fp8": (
@@ -62,7 +64,9 @@ FREE = {
             "result_dtype": table.E4M3, "result_amax": True,
         },
     ),
-    "int8": ((struct(256, 128, dtype="int8"), struct(512, 128, dtype="int8")), {"transpose_b": True}),
+    "int8": (
+        (struct(256, 128, dtype="int8"), struct(512, 128, dtype="int8")), {"transpose_b": True},
+    ),
 }  # fmt: skip
 
 
@@ -176,7 +180,7 @@ def test_gradients_of_split_rows_sum_only_what_they_must():
 
 
 def test_n_shards_in_a_shard_map():
-    plan, types = planned(struct(256, 128), struct(128, 128))
+    plan, _ = planned(struct(256, 128), struct(128, 128))
     mesh = topologies.make_mesh(topology(4), (4,), ("x",))
     run = jax.shard_map(
         lambda a, b: plan(a, b), mesh=mesh, in_specs=(P(), P(None, "x")), out_specs=P(None, "x")
@@ -240,6 +244,20 @@ def test_batches_fold_into_m_or_are_strided():
     buffers = [[(str(t.dtype), t.shape) for t in side] for side in (operands, results)]
     told = _native.cublaslt_layout(lower.attributes_of(call), *buffers)
     assert tuple(told["problem"]) == (256, 512, 128, 6)
+
+
+def test_what_the_library_cannot_do_is_done_beside_it():
+    c64 = {"dtype": "complex64"}
+    plan, types = planned(struct(256, 128, **c64), struct(128, 512, **c64), conjugate_a=True)
+    hlo = compile_h100(lambda *x: plan(*x), *types).hlo
+    assert calls(hlo) == 1
+    assert "conjugate_a = 0" in hlo
+    for epilog, flags in (("bgrada", {}), ("bgradb", {"transpose_b": True})):
+        b = struct(512, 128) if flags else B
+        plan, types = planned(A, b, epilog=epilog, **flags)
+        hlo = compile_h100(lambda *x, plan=plan: plan(*x)[0], *types).hlo
+        assert calls(hlo) == 1
+        assert f'epilog = "{epilog}"' not in hlo.replace("\\22", '"')
 
 
 def test_empty_products_call_no_library():

@@ -99,10 +99,20 @@ NOTHING(cuStreamDestroy_v2, CUstream)
 NOTHING(cuStreamBeginCapture_v2, CUstream, CUstreamCaptureMode)
 NOTHING(cuGraphDestroy, CUgraph)
 
-// The last launches: cuBLASLt's A, B, C and D, the bias or its gradient, and the aux.
+// The last launches: cuBLASLt's A, B, C and D, the bias or its gradient, and the aux. What is
+// overwritten is among them: where, pitch, width and height.
 std::mutex mutex;
 std::vector<std::array<const void*, 6>>* launched = nullptr;
 EXPORT void fake_launches(std::vector<std::array<const void*, 6>>* to) { launched = to; }
+
+EXPORT CUresult cuMemsetD2D8Async(CUdeviceptr to, size_t pitch, unsigned char, size_t width,
+                                  size_t height, CUstream) {
+  const auto number = [](auto x) { return reinterpret_cast<const void*>(x); };
+  if (launched != nullptr) {
+    launched->push_back({number(to), number(pitch), number(width), number(height)});
+  }
+  return CUDA_SUCCESS;
+}
 
 EXPORT size_t cublasLtGetVersion() { return 130100; }
 EXPORT cublasStatus_t cublasLtCreate(cublasLtHandle_t* handle) {

@@ -6,8 +6,10 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
@@ -84,6 +86,81 @@ void TestLoops(const char* fake) {
   }
 }
 
+// Where there is no C: D in its place only if it is of C's type, else cuBLASLt refuses the launch.
+void TestNoC(const char* fake) {
+  const auto record =
+      reinterpret_cast<void (*)(Launched*)>(dlsym(dlopen(fake, RTLD_NOW), "fake_launches"));
+  alignas(16) static char a[1], b[1], d[1], scalar[4];
+  for (const bool scalars : {false, true}) {
+    for (const char* type : {"", "bfloat16"}) {
+      matmul::Spec spec = SpecOf("none", kNone);
+      spec.scalars = scalars;
+      spec.c_type = type;
+      const auto layout = LayoutOf(
+          spec, TypedOf(std::string("float8_e4m3fn[1,1,16,16] float8_e4m3fn[1,1,1,16,16]") +
+                        (scalars ? " float32[1] float32[1]" : "") + " float8_e4m3fn[1,1,16,16]"));
+      cublaslt::Pointers pointers;
+      pointers[matmul::Operand::kA] = a, pointers[matmul::Operand::kB] = b;
+      pointers[matmul::Operand::kD] = d;
+      pointers[matmul::Operand::kAlpha] = pointers[matmul::Operand::kBeta] = scalar;
+      const cublaslt::Operation operation(0, spec, layout);
+      abi::cublasStatus_t status;
+      const auto candidates = operation.Heuristic(4096, 1, &status);
+      Launched launched;
+      OnDevice on(0);
+      record(&launched);
+      operation.Launch(nullptr, pointers, candidates.front());
+      record(nullptr);
+      const void* const other = scalars ? b : nullptr;
+      EXPECT(launched.size() == 1 && launched[0][2] == (*type == 0 ? d : other));
+    }
+  }
+}
+
+// What lies beyond N in a gelu's aux is zero, in every row of every native call.
+void TestPadding(const char* fake) {
+  const auto record =
+      reinterpret_cast<void (*)(Launched*)>(dlsym(dlopen(fake, RTLD_NOW), "fake_launches"));
+  alignas(16) static char a[1], b[1], d[1], aux[64];
+  const matmul::Spec spec = SpecOf("gelu_aux", kNone);
+  for (const int n : {9, 16}) {
+    const std::string columns = std::to_string(n) + "]";
+    const auto layout =
+        LayoutOf(spec, TypedOf("bfloat16[3,1,4,16] bfloat16[1,5,1,16," + columns +
+                               " bfloat16[3,5,4," + columns + " bfloat16[3,5,4,16]"));
+    cublaslt::Pointers pointers;
+    pointers[matmul::Operand::kA] = a, pointers[matmul::Operand::kB] = b;
+    pointers[matmul::Operand::kD] = d, pointers[matmul::Operand::kAuxOut] = aux;
+    const cublaslt::Operation operation(0, spec, layout);
+    abi::cublasStatus_t status;
+    const auto candidates = operation.Heuristic(4096, 1, &status);
+    Launched launched;
+    OnDevice on(0);
+    record(&launched);
+    operation.Launch(nullptr, pointers, candidates.front());
+    record(nullptr);
+    const auto number = [](size_t x) { return reinterpret_cast<const void*>(x); };
+    EXPECT(launched.size() == static_cast<size_t>(layout.calls()) + (n == 9 ? 1 : 0));
+    if (n == 9) {
+      const std::array<const void*, 6> want = {aux + 18, number(32), number(14), number(60)};
+      EXPECT(launched.back() == want);
+    }
+  }
+}
+
+void TestHalf() {
+  const auto half = [](double value) {
+    uint16_t bits;
+    std::memcpy(&bits, matmul::ScalarOf({value, 0}, abi::CUDA_R_16F).bytes, sizeof(bits));
+    return bits;
+  };
+  EXPECT(half(0.0) == 0 && half(-0.0) == 0x8000);
+  EXPECT(half(1.0) == 0x3c00 && half(-0.5) == 0xb800 && half(1.0 / 3) == 0x3555);
+  EXPECT(half(65504.0) == 0x7bff && half(65519.0) == 0x7bff && half(65520.0) == 0x7c00);
+  EXPECT(half(std::ldexp(1.0, -14)) == 0x0400 && half(std::ldexp(1.0, -24)) == 1);
+  EXPECT(half(std::ldexp(1.0, -25)) == 0 && half(2047.0 / 2048) == 0x3bff);
+}
+
 void Run(int device, const matmul::Spec& spec, char* d) {
   const bool bias = spec.epilog->bias;
   const std::string types = std::string("float32[2,3,4,16] float32[2,3,1,16,8]") +
@@ -142,6 +219,9 @@ int main(int, char** argv) {
   EXPECT(cublaslt::Unpinned() >= 3);  // of one problem, on three devices
 
   TestLoops(argv[1]);
+  TestNoC(argv[1]);
+  TestPadding(argv[1]);
+  TestHalf();
   EXPECT(Contains(FailureOf([&] { Run(0, SpecOf("none", kForeign), memory); }),
                   "the plan's algorithm does not run here: cublasLtMatmulAlgoCheck says "
                   "CUBLAS_STATUS_INVALID_VALUE of it, in cuBLASLt 13.1.0"));

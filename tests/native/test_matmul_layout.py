@@ -200,10 +200,32 @@ def test_one_bgradb_for_all_members_is_written_by_one_call_after_the_other():
 
 
 def test_forms_that_gradients_of_biases_want():
-    for a in ((0, 1), (1, 0)):
-        assert check(4, 5, 3, layouts={"a": a}, epilog="bgrada")["a"]["op"] == "T"
-    for b in ((0, 1, 2), (0, 2, 1)):
-        assert check(4, 5, 3, layouts={"b": b}, epilog="bgradb")["b"]["op"] == "N"
+    """Column-major, and a transposed and b not, where the bytes allow it."""
+    for a, op in (((0, 1), "N"), ((1, 0), "T")):
+        x = check(4, 5, 3, layouts={"a": a}, epilog="bgrada")["a"]
+        assert (x["op"], x["order"]) == (op, "col")
+        for m, k in ((4, 1), (1, 3)):
+            assert check(m, 5, k, layouts={"a": a}, epilog="bgrada")["a"]["op"] == "T"
+    for b, op in (((0, 1, 2), "N"), ((0, 2, 1), "T")):
+        x = check(4, 5, 3, layouts={"b": b}, epilog="bgradb")["b"]
+        assert (x["op"], x["order"]) == (op, "col")
+        for n, k in ((5, 1), (1, 3)):
+            assert check(4, n, k, layouts={"b": b}, epilog="bgradb")["b"]["op"] == "N"
+
+
+def test_a_conjugate_is_column_major_where_its_bytes_allow_it():
+    """Of row order the library takes none."""
+    for a, order in (((0, 1), "row"), ((1, 0), "col")):
+        x = check(4, 5, 3, layouts={"a": a}, conjugate=(1, 0))["a"]
+        assert (x["op"], x["order"]) == ("C", order)
+        for m, k in ((4, 1), (1, 3), (1, 1)):
+            x = check(m, 5, k, layouts={"a": a}, conjugate=(1, 0))["a"]
+            assert (x["op"], x["order"]) == ("C", "col")
+    for b, order in (((0, 1, 2), "row"), ((0, 2, 1), "col")):
+        assert check(4, 5, 3, layouts={"b": b}, conjugate=(0, 1))["b"]["order"] == order
+        for n, k in ((5, 1), (1, 3), (1, 1)):
+            x = check(4, n, k, layouts={"b": b}, conjugate=(0, 1))["b"]
+            assert (x["op"], x["order"]) == ("C", "col")
 
 
 def test_k_innermost_is_what_eight_bits_want():
@@ -276,7 +298,7 @@ def test_what_does_not_fit_is_refused():
     )
     refused("`layout_a` is not a permutation of 2", 4, 5, 3, changes={"layout_a": np.array([0, 0])})
     refused(
-        "the result `bgrad` lacks batch dimension 0",
+        "`bgrad` lacks batch dimension 0",
         4,
         5,
         3,
@@ -284,9 +306,7 @@ def test_what_does_not_fit_is_refused():
         grad=(1,),
         epilog="bgrada",
     )
-    refused(
-        "the result `aux` lacks batch dimension 0", 4, 5, 3, batch=(2,), aux=(1,), epilog="gelu_aux"
-    )
+    refused("`aux` lacks batch dimension 0", 4, 5, 3, batch=(2,), aux=(1,), epilog="gelu_aux")
     refused(
         "`a`, `b`, `scale_a`, `scale_b`, `d` expected, got 3",
         4,
@@ -332,3 +352,17 @@ def test_scales_by_mode(mode, dtype, a, b):
     _native.cublaslt_layout(call, [*operands, (dtype, a), (dtype, b)], results)
     with pytest.raises(ValueError, match=f"`scale_b` is .* scales of mode {mode}"):
         _native.cublaslt_layout(call, [*operands, (dtype, a), (dtype, (7,))], results)
+
+
+def test_scales_by_blocks_and_batches():
+    def asked(mode, dtype, **extra):
+        operands, results = types(128, 128, 128, (2,), dtype="float8_e4m3fn", **extra)
+        count = {"outer": 128, "mxfp8": 2 * 128 * 4}[mode]
+        call = attributes(1, scaling_a=mode, scaling_b=mode, c_type="bfloat16")
+        return _native.cublaslt_layout(call, [*operands, *[(dtype, (count,))] * 2], results)
+
+    assert asked("mxfp8", "float8_e8m0fnu")["problem"] == [128, 128, 128, 2]
+    with pytest.raises(ValueError, match="`b` lacks batch dimension 0"):
+        asked("mxfp8", "float8_e8m0fnu", b=(1,))
+    with pytest.raises(ValueError, match="are for one product, not for a batch"):
+        asked("outer", "float32")

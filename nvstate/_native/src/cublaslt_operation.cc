@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "nvstate/cublaslt_plan.h"
+#include "nvstate/matmul_problem.h"
 
 namespace nvstate {
 namespace abi {
@@ -269,16 +270,34 @@ void Operation::Launch(abi::CUstream stream, const Pointers& pointers, const Can
   for (bool first = true;; first = false) {
     if (own && !first) SetOffset(desc, pointers, index);
     char* const d = at(Operand::kD, layout_.d, index);
-    // Where there is no C beta is 0, and D stands for what is not read.
-    char* const c = spec_.has_c ? at(Operand::kC, layout_.c, index) : d;
-    NVS_CHECK(api_.cublasLtMatmul(handle_, desc, alpha_at, at(Operand::kB, layout_.b, index),
-                                  b_.get(), at(Operand::kA, layout_.a, index), a_.get(), beta_at, c,
-                                  c_.get(), d, d_.get(), &candidate.algo, pointers.work,
+    char* const b = at(Operand::kB, layout_.b, index);
+    // Where there is no C beta is 0, and D stands for what is not read. D itself it can only be if
+    // the types are one, else the library sees a product in place of two types. NULL is only for a
+    // beta that it can see is 0.
+    char* const none = layout_.c.type == layout_.d.type ? d : spec_.scalars ? b : nullptr;
+    char* const c = spec_.has_c ? at(Operand::kC, layout_.c, index) : none;
+    NVS_CHECK(api_.cublasLtMatmul(handle_, desc, alpha_at, b, b_.get(),
+                                  at(Operand::kA, layout_.a, index), a_.get(), beta_at, c, c_.get(),
+                                  d, d_.get(), &candidate.algo, pointers.work,
                                   static_cast<size_t>(candidate.workspace), stream));
     size_t loop = index.size();
     while (loop > 0 && ++index[loop - 1] == layout_.loops[loop - 1]) index[--loop] = 0;
-    if (loop == 0 || first_only) return;
+    if (loop == 0 || first_only) break;
   }
+  ZeroPadding(stream, pointers);
+}
+
+void Operation::ZeroPadding(abi::CUstream stream, const Pointers& pointers) const {
+  const int64_t n = layout_.problem[1], width = matmul::RoundedUp(n, 8);
+  if (!spec_.epilog->aux_out || spec_.epilog->mask || width == n) return;
+  // Batch and rows lie one after the other, whatever is a batch, a loop or a row to the library.
+  const int64_t rows = layout_.problem[0] * layout_.problem[3] * layout_.calls();
+  const int64_t bytes = BitsOf(layout_.aux.type) / 8;
+  const auto first = reinterpret_cast<abi::CUdeviceptr>(pointers[Operand::kAuxOut]) +
+                     static_cast<abi::CUdeviceptr>(n * bytes);
+  NVS_CHECK(Opened<Driver>().cuMemsetD2D8Async(first, static_cast<size_t>(width * bytes), 0,
+                                               static_cast<size_t>((width - n) * bytes),
+                                               static_cast<size_t>(rows), stream));
 }
 
 }  // namespace cublaslt

@@ -115,6 +115,18 @@ Diagnosis Diagnose(int device, const matmul::Spec& spec, const matmul::Layout& l
                            found ? "it has an algorithm after all"
                                  : "cublasLtMatmulAlgoGetHeuristic: " + StatusName(status));
   if (found) return diagnosis;
+  for (const auto& [name, x] : {std::pair("a", &layout.a), std::pair("b", &layout.b)}) {
+    if (x->op == abi::CUBLAS_OP_C && x->order == abi::CUBLASLT_ORDER_ROW) {
+      diagnosis.reasons.push_back(std::string("a conjugate of `") + name +
+                                  "` that is not transposed must be written out first");
+    }
+  }
+  if (spec.epilog->grad == matmul::Epilog::Grad::kA && layout.a.op == abi::CUBLAS_OP_N) {
+    diagnosis.reasons.push_back("bgrada needs M innermost in `a`");
+  }
+  if (spec.epilog->grad == matmul::Epilog::Grad::kB && layout.b.op == abi::CUBLAS_OP_T) {
+    diagnosis.reasons.push_back("bgradb needs N innermost in `b`");
+  }
   constexpr int64_t kMuch = int64_t{1} << 40;
   if (runs(spec, kMuch, 0)) diagnosis.helps.push_back("workspace");
   if (spec.reduction_mask != 7) {

@@ -109,8 +109,9 @@ uint16_t HalfOf(double value) {
   const double magnitude = std::fabs(value);
   if (std::isnan(value)) return static_cast<uint16_t>(sign | 0x7e00u);
   if (magnitude >= 65520.0) return static_cast<uint16_t>(sign | 0x7c00u);
+  if (magnitude == 0) return static_cast<uint16_t>(sign);  // it has no exponent
   int exponent = 0;
-  if (magnitude > 0) std::frexp(magnitude, &exponent);
+  std::frexp(magnitude, &exponent);
   // Of 11 significant bits; below 2^-14 the spacing stays that of the smallest normal number.
   const int spacing = std::max(exponent - 11, -24);
   const auto steps = static_cast<uint32_t>(std::nearbyint(std::ldexp(magnitude, -spacing)));

@@ -58,25 +58,28 @@ void Fold(Problem& p, const Axis& axis) {
   p.m *= axis.count;
 }
 
-enum class Turn { kAsItLies, kNever, kAlways };
+enum class Prefer { kNeither, kPlain, kTransposed };
 
 // X, of rows by columns, as the library may be told of it, where one of both must lie together.
 Matrix MatrixOf(const char* name, abi::cudaDataType type, int64_t rows, int64_t cols, int64_t row,
-                int64_t col, bool conjugate, Turn turn) {
+                int64_t col, bool conjugate, Prefer prefer) {
   const bool as_is = row == 1 || rows == 1, turned = col == 1 || cols == 1;
   if (!as_is && !turned) {
     Refuse(std::string("neither of the matrix dimensions of `") + name +
            "` is the innermost in memory");
   }
-  // Of a vector both are true: then what lies together is the inner one.
-  const bool plain = as_is && !(turned && rows == 1 && cols > 1 && col == 1);
-  const int64_t ld = plain ? (cols == 1 ? rows : col) : (rows == 1 ? cols : row);
-  // The same bytes are a matrix in one order and its transpose in the other, and some uses want one
-  // of the two: a conjugate comes with a transposition only.
+  // Of a vector both are true: then what lies together is the inner one, unless a use wants one.
+  const bool inner_is_col = rows == 1 && cols > 1 && col == 1;
+  if (conjugate) prefer = Prefer::kTransposed;
+  const bool transposes =
+      prefer == Prefer::kTransposed || (prefer == Prefer::kNeither && inner_is_col);
+  const bool plain = as_is && !(turned && transposes);
   Matrix x;
   x.type = type;
-  x.ld = ld;
-  const bool transposed = conjugate || turn == Turn::kAlways || (turn == Turn::kAsItLies && !plain);
+  x.ld = plain ? (cols == 1 ? rows : col) : (rows == 1 ? cols : row);
+  // A conjugate comes with a transposition only. Of what lies plainly that is row order, which the
+  // library refuses, but it is right; all else is column-major, as gradients of biases must be.
+  const bool transposed = conjugate || !plain;
   x.op = conjugate ? abi::CUBLAS_OP_C : transposed ? abi::CUBLAS_OP_T : abi::CUBLAS_OP_N;
   x.rows = transposed ? cols : rows;
   x.cols = transposed ? rows : cols;
@@ -161,11 +164,11 @@ Layout LayoutOf(const Spec& s, const std::vector<Typed>& buffers) {
     for (const Axis& axis : p.axes) x.steps.push_back(axis.steps[party]);
   };
   const Party &a = p.parties[kA], &b = p.parties[kB], &c = p.parties[kC], &d = p.parties[kD];
-  // Gradients of biases want the library's A as it is, or its B transposed.
+  // Gradients of biases want the library's A as it is, and its B transposed.
   layout.a = MatrixOf("a", a.type, p.k, p.m, a.k, a.m, s.conjugate_a && IsComplex(a.type),
-                      s.epilog->grad == Epilog::Grad::kA ? Turn::kAlways : Turn::kAsItLies);
+                      s.epilog->grad == Epilog::Grad::kA ? Prefer::kTransposed : Prefer::kNeither);
   layout.b = MatrixOf("b", b.type, p.n, p.k, b.n, b.k, s.conjugate_b && IsComplex(b.type),
-                      s.epilog->grad == Epilog::Grad::kB ? Turn::kNever : Turn::kAsItLies);
+                      s.epilog->grad == Epilog::Grad::kB ? Prefer::kPlain : Prefer::kNeither);
   layout.d = ResultOf("d", p, d);
   layout.c = c.there ? ResultOf("c", p, c) : layout.d;
   if (!c.there && !s.c_type.empty()) layout.c.type = TypeNamed(s.c_type);

@@ -12,6 +12,8 @@ namespace {
 
 [[noreturn]] void Refuse(const std::string& text) { throw Failure(Code::kInvalidArgument, text); }
 
+using Buffers = std::array<const Typed*, kAll>;  // by Operand; none is nullptr
+
 // The steps of a buffer whose dimensions are `batch`, or 1 in place of any, and then `rest`, whose
 // steps are returned.
 Ints Place(Party& party, Operand name, const Typed& buffer, const Ints& layout, const Ints& batch,
@@ -45,7 +47,7 @@ Ints Place(Party& party, Operand name, const Typed& buffer, const Ints& layout, 
 void Full(const Party& party, const Problem& p, const char* name) {
   for (size_t i = 0; i < p.batch.size(); ++i) {
     if (p.batch[i] != 1 && party.batch[i] == 0) {
-      Refuse(std::string("the result `") + name + "` lacks batch dimension " + std::to_string(i));
+      Refuse(std::string("`") + name + "` lacks batch dimension " + std::to_string(i));
     }
   }
 }
@@ -66,6 +68,39 @@ void CheckScales(const Typed& buffer, Operand name, const Scaling& scaling, int6
   }
 }
 
+// Scales, amax, alpha and beta: numbers beside the matrices.
+void CheckNumbers(const Spec& s, const Problem& p, const Buffers& at) {
+  const auto has = [&](Operand operand) { return at[static_cast<int>(operand)] != nullptr; };
+  const auto buffer = [&](Operand operand) -> const Typed& {
+    return *at[static_cast<int>(operand)];
+  };
+  const int64_t members =
+      std::accumulate(p.batch.begin(), p.batch.end(), int64_t{1}, std::multiplies<>());
+  if (s.block_scaled() && members != 1) {
+    const bool tiled = std::string_view(s.scaling_a->name) == "mxfp8" ||
+                       std::string_view(s.scaling_a->name) == "nvfp4";
+    if (!tiled) Refuse("scales by rows or blocks are for one product, not for a batch");
+    Full(p.parties[kA], p, "a"), Full(p.parties[kB], p, "b");
+  }
+  for (const auto& [name, scaling, rows] : {std::tuple(Operand::kScaleA, s.scaling_a, p.m),
+                                            std::tuple(Operand::kScaleB, s.scaling_b, p.n)}) {
+    if (has(name)) CheckScales(buffer(name), name, *scaling, members, rows, p.k);
+  }
+  for (const Operand name : {Operand::kAlpha, Operand::kBeta, Operand::kScaleC, Operand::kScaleD,
+                             Operand::kScaleAux, Operand::kAmax, Operand::kAuxAmax}) {
+    if (has(name) && buffer(name).count() != 1) {
+      Refuse(std::string("`") + OperandName(name) + "` is " + NameOf(buffer(name)) +
+             ", expected one number");
+    }
+  }
+  for (const Operand name : {Operand::kAlpha, Operand::kBeta}) {
+    if (has(name) && buffer(name).type != s.scale_type) {
+      Refuse(std::string("`") + OperandName(name) + "` is " + NameOf(buffer(name)) + ", expected " +
+             NameOf(s.scale_type));
+    }
+  }
+}
+
 }  // namespace
 
 int64_t RoundedUp(int64_t value, int64_t to) { return (value + to - 1) / to * to; }
@@ -77,7 +112,7 @@ std::string Dims(const Ints& dims) {
 }
 
 Problem ProblemOf(const Spec& s, const std::vector<Typed>& all) {
-  std::array<const Typed*, kAll> at{};
+  Buffers at{};
   size_t count = 0;
   std::string names;
   for (int i = 0; i < kAll; ++i) {
@@ -146,31 +181,7 @@ Problem ProblemOf(const Spec& s, const std::vector<Typed>& all) {
     }
   }
 
-  const int64_t members =
-      std::accumulate(p.batch.begin(), p.batch.end(), int64_t{1}, std::multiplies<>());
-  if (s.block_scaled() && members != 1) {
-    const bool tiled = std::string_view(s.scaling_a->name) == "mxfp8" ||
-                       std::string_view(s.scaling_a->name) == "nvfp4";
-    if (!tiled) Refuse("scales by rows or blocks are for one product, not for a batch");
-    Full(pa, p, "a"), Full(pb, p, "b");
-  }
-  for (const auto& [name, scaling, rows] : {std::tuple(Operand::kScaleA, s.scaling_a, p.m),
-                                            std::tuple(Operand::kScaleB, s.scaling_b, p.n)}) {
-    if (has(name)) CheckScales(buffer(name), name, *scaling, members, rows, p.k);
-  }
-  for (const Operand name : {Operand::kAlpha, Operand::kBeta, Operand::kScaleC, Operand::kScaleD,
-                             Operand::kScaleAux, Operand::kAmax, Operand::kAuxAmax}) {
-    if (has(name) && buffer(name).count() != 1) {
-      Refuse(std::string("`") + OperandName(name) + "` is " + NameOf(buffer(name)) +
-             ", expected one number");
-    }
-  }
-  for (const Operand name : {Operand::kAlpha, Operand::kBeta}) {
-    if (has(name) && buffer(name).type != s.scale_type) {
-      Refuse(std::string("`") + OperandName(name) + "` is " + NameOf(buffer(name)) + ", expected " +
-             NameOf(s.scale_type));
-    }
-  }
+  CheckNumbers(s, p, at);
   return p;
 }
 

@@ -84,8 +84,9 @@ NVS_EXPORT int nvstate_cublaslt_layout(const char* attributes, const char* buffe
   return Called([&] { last_text = Json(Described(attributes, buffers).layout); });
 }
 
+// `alignment` of the matrices, in place of what calls count on; 0: that.
 NVS_EXPORT int nvstate_cublaslt_heuristic(int device, const char* attributes, const char* buffers,
-                                          int64_t workspace, int limit) {
+                                          int64_t workspace, int limit, int64_t alignment) {
   return Called([&] {
     if (limit < 1) {
       throw nvstate::Failure(nvstate::Code::kInvalidArgument, "a limit of 1 or more is expected");
@@ -93,7 +94,7 @@ NVS_EXPORT int nvstate_cublaslt_heuristic(int device, const char* attributes, co
     const Described call(attributes, buffers);
     const cublaslt::Operation operation(device, call.spec, call.layout);
     nvstate::abi::cublasStatus_t status;
-    last_text = nvstate::List(operation.Heuristic(workspace, limit, &status),
+    last_text = nvstate::List(operation.Heuristic(workspace, limit, &status, alignment),
                               [](const auto& candidate) { return nvstate::Json(candidate); });
   });
 }

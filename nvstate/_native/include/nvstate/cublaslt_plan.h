@@ -112,6 +112,7 @@ class Operation {
   Desc MadeDesc(const Pointers& pointers) const;
   void SetOffset(abi::cublasLtMatmulDescStruct* desc, const Pointers& pointers,
                  const std::vector<int64_t>& index) const;
+  void ZeroPadding(abi::CUstream stream, const Pointers& pointers) const;  // of a gelu aux
   int64_t AlignmentFor(matmul::Operand operand) const;
   Candidate CandidateOf(const abi::cublasLtMatmulHeuristicResult_t& result) const;
 

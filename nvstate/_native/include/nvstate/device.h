@@ -35,6 +35,7 @@ struct Driver {
   NVS_SYMBOL(cuMemcpyDtoDAsync_v2)
   NVS_SYMBOL(cuMemcpyHtoDAsync_v2)
   NVS_SYMBOL(cuMemsetD8Async)
+  NVS_SYMBOL(cuMemsetD2D8Async)
   NVS_SYMBOL(cuEventCreate)
   NVS_SYMBOL(cuEventDestroy_v2)
   NVS_SYMBOL(cuEventRecord)
