@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from nvstate._core import lower
-from nvstate.matmul import arguments, query, reference as references, table
+from nvstate.matmul import arguments, padding, query, reference as references, table
 from nvstate.matmul.algorithm import pins_of
 from nvstate.matmul.arguments import WHERE
 from nvstate.matmul.preferences import IMPLEMENTATIONS, SCHEMES, of as preferences_of
@@ -30,12 +30,20 @@ def cuda(spec: MatmulSpec, *rest: Any) -> Sequence[Any]:
         return references.reference(spec, *operands)
     values, call = prepared(spec, x, choices)
     found = lower.call_several(values, call)
+    made = called(_padded(spec, x, choices))
+    ys: dict[str, Any] = {}
     # The library's order is that of `MatmulResult`.
-    names = called(spec).result_names
-    ys = {name: y.reshape(shapes[name]) for name, y in zip(names, found, strict=True)}
-    if len(names) < len(spec.result_names):
+    for name, y in zip(made.result_names, found, strict=True):
+        lead = shapes[name][: len(shapes[name]) - len(spec.core(name))]
+        ys[name] = padding.cut(spec, name, y.reshape(*lead, *made.core(name)))
+    if len(ys) < len(spec.result_names):
         ys[str(spec.parts.sums)] = references.sums(spec, x)
     return [ys[name] for name in spec.result_names]
+
+
+def _padded(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> MatmulSpec:
+    shapes = {name: array.shape for name, array in x.items()}
+    return padding.padded(spec, shapes, preferences_of(choices[0] if choices else ()))
 
 
 def called(spec: MatmulSpec) -> MatmulSpec:
@@ -64,7 +72,9 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
     Batch axes come first, of one element where an operand has none, then that of M, also in
     operands without M: so batch and M can be split over a mesh.
     """
-    given, spec = spec, called(spec)
+    given, wide = spec, _padded(spec, x, choices)
+    x = padding.filled(spec, wide, x)
+    spec = called(wide)
     shapes = {name: array.shape for name, array in x.items()}
     batch = spec.batches(shapes)
     nb = len(batch)
@@ -138,7 +148,7 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
     call = lower.Several(
         target=TARGET,
         where=WHERE,
-        attributes=tuple(attributes(spec, layouts, nb, choices, given.digest).items()),
+        attributes=tuple(attributes(given, spec, layouts, nb, choices).items()),
         batch=count,
         layouts=tuple(layouts),
         factors=tuple(factors),
@@ -187,11 +197,15 @@ def _number(text: str | None) -> int | float | complex:
 
 
 def attributes(
-    spec: MatmulSpec, layouts: Sequence[tuple[int, ...]], nb: int, choices: Any, digest: int
+    given: MatmulSpec,
+    spec: MatmulSpec,
+    layouts: Sequence[tuple[int, ...]],
+    nb: int,
+    choices: Any,
 ) -> dict[str, Any]:
-    """What the library is told beside the buffers; no extents."""
+    """What the library is told beside the buffers, of the spec that a plan has; no extents."""
     preferences = preferences_of(choices[0] if choices else ())
-    pinned = pins_of(choices, digest)
+    pinned = pins_of(choices, given.digest)
     scalars = OPERAND in (spec.alpha, spec.beta)
     alpha, beta = (
         (1.0, 0.0) if scalars else _parts(_number(getattr(spec, name)))
@@ -201,7 +215,7 @@ def attributes(
     fp8_alone = spec.c_dtype is None and spec.result_dtype in table.NARROW
     return {
         "v": np.int64(1),
-        "owner": np.int64(spec.family),
+        "owner": np.int64(given.family),
         "batch": np.int64(nb),
         "layout_a": layouts[0],
         "layout_b": layouts[1],

@@ -55,6 +55,8 @@ class Preferences:
         max_waves_count: the most waves of thread blocks; 0.0: no bound.
         sm_count_target: multiprocessors that are free for it; 0: all.
         fast_accumulation: FP8 alone: sums of lower precision, which changes results.
+        align_operands: whether XLA may copy operands whose rows are no multiple of 16 bytes into
+            longer ones, where that makes a large product faster. The copies are no workspace.
 
     Example:
         >>> nvs.matmul.Preferences(memory_limit="8 MiB").limit
@@ -68,6 +70,7 @@ class Preferences:
     max_waves_count: float = 0.0
     sm_count_target: int = 0
     fast_accumulation: bool = False
+    align_operands: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what is no preference."""
@@ -95,7 +98,8 @@ class Preferences:
         waves: Any = self.max_waves_count
         if isinstance(waves, bool) or not isinstance(waves, int | float) or not waves >= 0:
             raise error("`max_waves_count` is a number", "0.0 or more", repr(waves), "Pass one.")
-        arguments.flag("fast_accumulation", self.fast_accumulation)
+        for name in ("fast_accumulation", "align_operands"):
+            arguments.flag(name, getattr(self, name))
 
     def pinned(self, device: Device | None) -> tuple[tuple[str, Any], ...]:
         """What is not the default, as plain values; a part of a device's memory in bytes."""
