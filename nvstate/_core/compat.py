@@ -23,6 +23,7 @@ __all__ = [
     "has_mesh",
     "is_exporting",
     "is_jit_disabled",
+    "is_manual",
     "is_partly_manual",
     "is_tracing",
     "looks_for_nans",
@@ -99,6 +100,11 @@ def device_count(ctx: Any) -> int:
     """How many devices a lowering is for."""
     context = ctx.module_context.axis_context
     return context.num_devices if hasattr(context, "num_devices") else context.mesh.size
+
+
+def is_manual(ctx: Any) -> bool:
+    """Whether a lowering is inside a `shard_map`."""
+    return bool(getattr(ctx.module_context.axis_context, "manual_axes", ()))
 
 
 def is_partly_manual(ctx: Any) -> bool:

@@ -10,8 +10,9 @@ import jax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from nvstate._core import compat, scopes
+from nvstate._core import compat, scopes, splitting
 from nvstate._core.primitive import Operation, register
+from nvstate._core.splitting import Split
 
 
 def define_several(
@@ -22,6 +23,7 @@ def define_several(
     jvp: Callable[[Any, Any, Any, Any], tuple[Sequence[Any], Sequence[Any]]],
     batch: Callable[[Any, Any, Any], Sequence[Any] | None] | None,
     cuda: Callable[..., Sequence[Any]] | None = None,
+    split: Split | None = None,
 ) -> Operation:
     """Define an operation of several operands and results, from rules that are maps on specs.
 
@@ -38,6 +40,7 @@ def define_several(
             front, as it will be in each result; None: the members must run one by one. No rule:
             `cuda` is made of primitives that have one.
         cuda: (spec, *operands, choices) -> the results through the library; None: the reference.
+        split: how several devices share it; None: `cuda` is made of primitives that say so.
 
     Returns:
         op(spec, *operands, choices=None) -> a list of results.
@@ -82,7 +85,27 @@ def define_several(
     ad.primitive_jvps[primitive] = jvp_rule
     batching.primitive_batchers[primitive] = batching_rule
     register(primitive, operation, reference, cuda)
+    if cuda is not None and split is not None:
+        mlir.register_lowering(primitive, shared(split, cuda), platform="cuda")
     return operation
+
+
+def shared(split: Split, cuda: Callable[..., Sequence[Any]]) -> Any:
+    """The lowering for CUDA, also for several devices."""
+    library = mlir.lower_fun(
+        lambda *x, spec, choices: cuda(spec, *x, choices), multiple_results=True
+    )
+    divided = splitting.divided(split, cuda)
+    several = mlir.lower_fun(
+        lambda *x, spec, choices: divided((spec, choices), *x), multiple_results=True
+    )
+
+    def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
+        # As on CPUs: not what leaves the process, nor beside manual axes.
+        alone = compat.device_count(ctx) == 1 or compat.is_manual(ctx) or compat.is_exporting(ctx)
+        return (library if alone else several)(ctx, *operands, **params)
+
+    return lower
 
 
 def _members(operation: Any, spec: Any, args: Any, dims: Any) -> list[tuple[int, ...]]:

@@ -24,11 +24,18 @@ _RESULTS = {"bgrada": "m", "relu_aux": "mj", "gelu_aux": "mj", "d": "mn"}
 def cuda(spec: MatmulSpec, *rest: Any) -> Sequence[Any]:
     """The results by cuBLASLt."""
     *operands, choices = rest
+    return run(spec, spec, operands, choices)
+
+
+def run(
+    given: MatmulSpec, spec: MatmulSpec, operands: Sequence[Any], choices: Any
+) -> Sequence[Any]:
+    """As `cuda`, of a part of the product that a plan was made for."""
     x = dict(zip(spec.names, operands, strict=True))
     shapes = spec.result_shapes({name: array.shape for name, array in x.items()})
     if 0 in (*shapes["d"], spec.k):  # nothing to multiply: the library takes no empty matrices
         return references.reference(spec, *operands)
-    values, call = prepared(spec, x, choices)
+    values, call = prepared(spec, x, choices, given)
     found = lower.call_several(values, call)
     made = called(_padded(spec, x, choices))
     ys: dict[str, Any] = {}
@@ -65,12 +72,14 @@ def called(spec: MatmulSpec) -> MatmulSpec:
     return spec
 
 
-def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[Any], lower.Several]:
-    """The operands as the library takes them, and the call.
+def prepared(
+    spec: MatmulSpec, x: dict[str, Any], choices: Any, whole: MatmulSpec | None = None
+) -> tuple[list[Any], lower.Several]:
+    """The operands as the library takes them, and the call; `whole` is the spec of the choices.
 
     Of each, the axes of op(A) and op(B), not of what is stored: a transposition becomes a layout.
     Batch axes come first, of one element where an operand has none, then that of M, also in
-    operands without M: so batch and M can be split over a mesh.
+    operands without M.
     """
     given, wide = spec, _padded(spec, x, choices)
     x = padding.filled(spec, wide, x)
@@ -135,26 +144,22 @@ def prepared(spec: MatmulSpec, x: dict[str, Any], choices: Any) -> tuple[list[An
             flat = x[name].reshape(-1)
             add(name, flat, "1" + ("s" if name == "scale_a" else "t"), flat.shape)
     results, result_factors = _results(spec, x, batch)
-    tiled = spec.scaling_a not in (None, "tensor", "outer")
-    summed = spec.parts.sums in ("drelu_bgrad", "dgelu_bgrad")
-    whole = {f for f in (*sum(factors, ()), *sum(result_factors, ())) if not f.startswith("b")}
-    count = nb
-    if spec.result_amax or spec.aux_amax or tiled:
-        count = 0
-        whole |= {f"b{i}" for i in outer}
-    elif not summed:
-        count, whole = nb + 1, whole - {"m"}
+    # An axis of one element must not stand for one that is split: XLA would fill it up with zeros.
+    full = all(value.shape[:nb] == batch for value in values)
+    count = nb if full and not (spec.result_amax or spec.aux_amax) else 0
+    split = {f"b{i}" for i in range(count)}
+    kept = {f for f in (*sum(factors, ()), *sum(result_factors, ())) if f not in split}
     c_place = 2 if spec.inplace else None
     call = lower.Several(
         target=TARGET,
         where=WHERE,
-        attributes=tuple(attributes(given, spec, layouts, nb, choices).items()),
+        attributes=tuple(attributes(whole or given, spec, layouts, nb, choices).items()),
         batch=count,
         layouts=tuple(layouts),
         factors=tuple(factors),
         results=tuple(results),
         result_factors=tuple(result_factors),
-        whole=tuple(sorted(whole)),
+        whole=tuple(sorted(kept)),
         aliases=() if c_place is None else ((c_place, 0),),
         settle=query.settled,
         hints=choices[0] if choices else (),

@@ -12,7 +12,7 @@ import numpy as np
 from nvstate import errors
 from nvstate._core.aval import Aval
 from nvstate._core.several import define_several
-from nvstate.matmul import derivative, lowering
+from nvstate.matmul import derivative, lowering, sharding
 from nvstate.matmul.arguments import WHERE
 from nvstate.matmul.reference import reference
 from nvstate.matmul.spec import MatmulResult, MatmulSpec
@@ -101,6 +101,7 @@ matmul = define_several(
     jvp=lambda *args: derivative.jvp(*args),
     batch=batch,
     cuda=lowering.cuda,
+    split=sharding.SPLIT,
 )
 
 

@@ -13,7 +13,7 @@ from nvstate._core import lower
 from nvstate.matmul import lowering, preferences, query, scaling, table
 from tests.deviceless import compile_h100, topology
 
-MOVES = r" (transpose|copy|copy-start|pad|gather|all-gather|all-gather-start|all-to-all)\("
+MOVES = r" (transpose|copy|copy-start|pad|gather|dynamic-slice|all-gather\S*|all-to-all)\("
 COLLECTIVES = r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
 SLACK = 4096  # bytes that XLA adds to temporaries
 
@@ -137,9 +137,9 @@ def test_one_command_buffer_holds_the_calls():
     assert len(re.findall(r": kCustomCall ", inside)) == 6
 
 
-def sharded(f, types, specs):
+def sharded(f, types, specs, shape=(4,)):
     """The program of four described H100s, with the operands split so."""
-    mesh = topologies.make_mesh(topology(4), (4,), ("x",))
+    mesh = topologies.make_mesh(topology(4), shape, ("x", "y")[: len(shape)])
     args = [
         jax.ShapeDtypeStruct(t.shape, t.dtype, sharding=jax.NamedSharding(mesh, s))
         for t, s in zip(types, specs, strict=True)
@@ -169,7 +169,47 @@ def test_batch_and_m_shard_without_collectives(name):
     hlo = sharded(lambda *x: plan(*x)[::2], types, specs)
     assert calls(hlo) == 1
     assert not re.search(COLLECTIVES, hlo)
+    # XLA fills an axis of one element with zeros if it splits it: operands come as they are.
+    assert not re.search(MOVES, hlo)
     assert f"({local}" in hlo
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(
+    ("a", "m", "n", "local"),
+    [
+        (struct(256, 128), None, "x", "bf16[256,128]"),
+        (struct(8, 256, 128), None, "x", "bf16[8,256,128]"),
+        (struct(256, 128), "x", "y", "bf16[128,256]"),
+    ],
+)
+def test_n_splits_without_collectives(a, m, n, local, turned):
+    """Also beside M, on a mesh of two axes; with C, a bias and a traced α."""
+    operands = (a, struct(512, 128) if turned else B, BIAS)
+    problem = {"alpha": ONE, "beta": 2.0, "bias": BIAS, "epilog": "gelu_bias"}
+    plan, types = planned(*operands, transpose_b=turned, **problem)
+    rows = [None] * (len(a.shape) - 2)
+    specs = (P(*rows, m), P(n) if turned else P(None, n), P(n), P(n), P())
+    hlo = sharded(lambda *x: plan(*x), types, specs, (2, 2) if m else (4,))
+    assert calls(hlo) == 1
+    assert not re.search(COLLECTIVES, hlo)
+    assert not re.search(MOVES, hlo)
+    assert f"({local}" in hlo
+
+
+def test_batches_are_split_by_xla_only_where_every_operand_has_them():
+    """In exports, which hold no address of a Python object."""
+    b = struct(8, 128, 512)
+    for operands, batch in (
+        ((struct(8, 256, 128), b), 1),
+        ((A, b), 0),
+        ((struct(8, 256, 128), B), 0),
+    ):
+        plan, types = planned(*operands)
+        call, *_ = lower.several_calls(lambda *x, p=plan: lowering.cuda(p.spec, *x, None), *types)[
+            0
+        ]
+        assert call.batch == batch
 
 
 def test_gradients_of_split_rows_sum_only_what_they_must():

@@ -1,0 +1,162 @@
+"""Parts of a product on the devices of a mesh, and that together they are the product.
+
+The split is the one that programs for CUDA have, with the definition in `jax.numpy` in the place of
+the library, so that CPU devices can run it.
+"""
+
+import dataclasses
+import itertools
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.interpreters import mlir
+
+import nvstate as nvs
+from nvstate._core import compat, several, splitting
+from nvstate.matmul import primitive, sharding
+from nvstate.matmul.reference import reference
+from tests.conformance.test_sharding import COLLECTIVES
+from tests.matmul import oracle
+
+P = jax.P
+AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
+PARTS = []
+
+
+def whole(spec, *rest):
+    return reference(spec, *rest[:-1])
+
+
+def part(spec, extents, operands, choices):
+    own = dataclasses.replace(spec, m=extents["m"], n=extents["n"])
+    shapes = dict(zip(spec.names, map(np.shape, operands), strict=True))
+    PARTS.append((own.m, own.n, own.batches(shapes)))
+    return reference(own, *operands)
+
+
+def _defined():
+    made = jax.extend.core.Primitive("nvstate_test_split")
+    made.multiple_results = True
+    made.def_abstract_eval(lambda *avals, spec, choices: primitive.results(spec, *avals))
+    split = splitting.Split(sharding.axes, part)
+    mlir.register_lowering(made, several.shared(split, whole))
+    compat.wants_devices(made)
+    return made
+
+
+SPLIT = _defined()
+
+
+def run(spec, mesh, specs, x):
+    """The results and the program; `PARTS` says what each device multiplied."""
+    placed = [jax.device_put(v, jax.NamedSharding(mesh, s)) for v, s in zip(x, specs, strict=True)]
+    f = jax.jit(lambda *v: SPLIT.bind(*v, spec=spec, choices=None))
+    compiled = f.lower(*placed).compile()
+    return compiled(*placed), compiled.as_text()
+
+
+def operands(rng, shapes, dtype="float32"):
+    return {n: jnp.asarray(oracle.random(rng, s, dtype)) for n, s in shapes.items()}
+
+
+def mesh_of(*shape, kind=AUTO):
+    return jax.make_mesh(shape, ("x", "y")[: len(shape)], axis_types=(kind,) * len(shape))
+
+
+LAYOUTS = {
+    "M": ((8, 12), P("x"), P(), (2, 16, ())),
+    "N": ((8, 12), P(), P(None, "x"), (8, 4, ())),
+    "batch": ((4, 8, 12), P("x"), P(), (8, 16, (1,))),
+    "M-of-a-batch": ((4, 8, 12), P(None, "x"), P(), (2, 16, (4,))),
+}
+
+
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT])
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_device_multiplies_its_part(rng, name, kind):
+    shape, over_a, over_b, own = LAYOUTS[name]
+    x = operands(rng, {"a": shape, "b": (12, 16), "c": (16,), "bias": (16,)})
+    spec = nvs.matmul.spec(x["a"], x["b"], x["c"], beta=2.0, bias=x["bias"], epilog="gelu_bias")
+    n = P("x") if name == "N" else P()
+    mesh = mesh_of(4, kind=kind)
+    with jax.set_mesh(mesh):
+        (y,), hlo = run(spec, mesh, (over_a, over_b, n, n), x.values())
+    assert PARTS[-1] == own
+    assert not re.search(COLLECTIVES, hlo)
+    np.testing.assert_allclose(y, reference(spec, *x.values())[0], rtol=1e-5, atol=1e-5)
+
+
+def test_m_and_n_split_over_two_axes(rng):
+    x = operands(rng, {"a": (8, 12), "b": (16, 12)})
+    spec = nvs.matmul.spec(*x.values(), transpose_b=True)
+    (y,), hlo = run(spec, mesh_of(2, 2), (P("x"), P("y")), x.values())
+    assert PARTS[-1] == (4, 8, ())
+    assert not re.search(COLLECTIVES, hlo)
+    np.testing.assert_allclose(y, x["a"] @ x["b"].T, rtol=1e-5, atol=1e-5)
+
+
+def test_what_must_be_whole_is_gathered(rng):
+    """K; N beside an auxiliary array; M that is summed; all beside a maximum."""
+    x = operands(rng, {"a": (8, 12), "b": (12, 128)})
+    for over in ((P(None, "x"), P("x")), (P(None, "x"), P()), (P(), P("x"))):
+        spec = nvs.matmul.spec(*x.values())
+        (y,), _ = run(spec, mesh_of(4), over, x.values())
+        assert PARTS[-1] == (8, 128, ())
+        np.testing.assert_allclose(y, x["a"] @ x["b"], rtol=1e-5, atol=1e-5)
+    spec = nvs.matmul.spec(*x.values(), epilog="gelu_aux")
+    run(spec, mesh_of(4), (P(), P(None, "x")), x.values())
+    assert PARTS[-1] == (8, 128, ())
+    run(spec, mesh_of(4), (P("x"), P()), x.values())
+    assert PARTS[-1] == (2, 128, ())
+    x |= operands(rng, {"gelu_aux": (8, 128)})
+    spec = nvs.matmul.spec(x["a"], x["b"], gelu_aux=x["gelu_aux"], epilog="dgelu_bgrad")
+    ys, _ = run(spec, mesh_of(4), (P("x"), P(), P("x")), x.values())
+    assert PARTS[-1] == (8, 128, ())
+    for y, want in zip(ys, reference(spec, *x.values()), strict=True):
+        np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+
+
+EPILOGS = [None, "relu_aux_bias", "gelu_aux", "drelu", "dgelu_bgrad", "bgrada", "bgradb"]
+C = [None, (8, 16), (16,), (8, 1), (4, 1, 16), ()]
+OVER = [P(), P("x"), P(None, "x"), P("y", "x"), P("x", "y"), P(("x", "y"))]
+
+
+@pytest.mark.parametrize("epilog", EPILOGS)
+def test_parts_are_the_product(rng, epilog):
+    """However its operands are split: every axis has the name of what it goes with."""
+    every = list(enumerate(itertools.product(OVER, OVER)))
+    for i, (over_a, over_b) in every[EPILOGS.index(epilog) % 5 :: 5]:
+        ta, tb, c = i % 2 == 1, i % 3 == 1, C[i % len(C)]
+        batch = (4,) if i % 4 < 2 else ()
+        c = c if epilog not in ("bgrada", "bgradb") and (batch or c is None or len(c) < 3) else None
+        x = operands(rng, {
+            "a": (*batch, 12, 8) if ta else (*batch, 8, 12),
+            "b": (16, 12) if tb else (12, 16),
+        })  # fmt: skip
+        more = operands(rng, {"c": c}) if c is not None else {}
+        problem = {"transpose_a": ta, "transpose_b": tb, "epilog": epilog}
+        if epilog and "bias" in epilog:
+            problem["bias"] = operands(rng, {"bias": (16,)})["bias"]
+        if epilog == "drelu":
+            problem["relu_aux"] = jnp.asarray(rng.integers(0, 256, (8, 16), dtype="uint8"))
+        if epilog == "dgelu_bgrad":
+            problem["gelu_aux"] = operands(rng, {"aux": (*batch, 8, 16)})["aux"]
+        if c is not None:
+            problem["beta"] = jnp.float32(0.5)
+        spec = nvs.matmul.spec(*x.values(), *more.values(), **problem)
+        named = x | more | {n: v for n, v in problem.items() if isinstance(v, jax.Array)}
+        values = [named[name] for name in spec.names]
+        rank = len(values[0].shape)
+        rest = [P() for _ in values[2:]]
+        shift = [None] * (rank - 2)
+        a = over_a if rank == 2 or i % 5 == 0 else P(*shift, *over_a)
+        specs = (P(*a[:rank]), P(*over_b[:2]), *rest)
+        ys, _ = run(spec, mesh_of(2, 2), specs, values)
+        for name, y, want in zip(spec.result_names, ys, reference(spec, *values), strict=True):
+            if name == "relu_aux":
+                assert np.mean(oracle.bits(y, 16) != oracle.bits(want, 16)) < 0.01
+            else:
+                np.testing.assert_allclose(y, want, rtol=1e-4, atol=1e-4, err_msg=f"{i} {name}")
