@@ -23,11 +23,13 @@ class Axes:
         operands: of each operand.
         results: of each result.
         whole: those that a device must hold whole.
+        summed: those of operands alone that may be split: the results are summed over the devices.
     """
 
     operands: tuple[Names, ...]
     results: tuple[Names, ...]
     whole: frozenset[str]
+    summed: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +75,12 @@ def divided(split: Split, whole: Callable[..., Sequence[Any]]) -> Callable[..., 
             for name, extent in zip(names, x.shape, strict=True):
                 parts = math.prod(mesh.shape[a] for a in over.get(name, ()))
                 extents[name] = -(-extent // parts)
+        terms = tuple(itertools.chain(*(over.get(name, ()) for name in axes.summed)))
         place = functools.partial(_sharding, mesh, over)
 
         def part(*own: Any) -> Any:
-            return tuple(split.run(spec, extents, own, choices))
+            ys = split.run(spec, extents, own, choices)
+            return tuple(jax.lax.psum(y, terms) if terms else y for y in ys)
 
         return mesh, part, tuple(map(place, axes.results)), tuple(map(place, axes.operands))
 
@@ -89,8 +93,9 @@ def divided(split: Split, whole: Callable[..., Sequence[Any]]) -> Callable[..., 
         axes = split.axes(static[0], operands)
         left, right = (", ".join(map(" ".join, side)) for side in (axes.operands, axes.results))
         order = dict.fromkeys(itertools.chain(*axes.operands, *axes.results))
-        whole = tuple(name for name in order if name in axes.whole)
-        return f"{left} -> {right}", {"need_replication_factors": whole}
+        said = {"need_replication_factors": axes.whole, "reduction_factors": axes.summed}
+        in_order = {key: tuple(n for n in order if n in names) for key, names in said.items()}
+        return f"{left} -> {right}", in_order
 
     # The rule is Shardy's; `infer` is for the partitioner before it.
     made.def_partition(partition=partition, infer_sharding_from_operands=infer, sharding_rule=rule)

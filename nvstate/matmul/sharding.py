@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvstate._core.splitting import Axes, Split
-from nvstate.matmul import lowering
+from nvstate.matmul import lowering, table
 from nvstate.matmul.spec import MatmulSpec
 
 _CORES = {"bgrada": "m", "bgradb": "n", "drelu_bgrad": "n", "dgelu_bgrad": "n", "bias": "n"}
@@ -16,12 +16,13 @@ _CORES = {"bgrada": "m", "bgradb": "n", "drelu_bgrad": "n", "dgelu_bgrad": "n", 
 def axes(spec: MatmulSpec, operands: Sequence[Any]) -> Axes:
     """Names of all axes.
 
+    What is split along K is summed over the devices, where D is nothing but α op(A) op(B).
     N stays whole where there is an auxiliary array, whose rows are padded; M where D is summed over
     it; all where a maximum of D is wanted, or scales are packed.
     """
     shapes = {name: x.shape for name, x in zip(spec.names, operands, strict=True)}
     batch = spec.batches(shapes)
-    whole = {"k"}
+    whole: set[str] = set()
 
     def named(name: str, shape: Sequence[int]) -> tuple[str, ...]:
         core = _core(spec, name)
@@ -45,7 +46,14 @@ def axes(spec: MatmulSpec, operands: Sequence[Any]) -> Axes:
         whole.add("m")
     if spec.result_amax or spec.aux_amax or spec.scaling_a not in (None, "tensor", "outer"):
         whole |= {"m", "n", *(f"b{i + 1}" for i in range(len(batch)))}
-    return Axes(left, right, frozenset(whole))
+    summed = {"k"} if _sums_of_parts(spec) else set[str]()
+    return Axes(left, right, frozenset(whole | ({"k"} - summed)), frozenset(summed))
+
+
+def _sums_of_parts(spec: MatmulSpec) -> bool:
+    """Whether D is the sum of products over parts of K."""
+    alone = spec.epilog is None and spec.c_dtype is None
+    return alone and spec.result_dtype not in table.NARROW | {"int8"} and spec.scaling_a is None
 
 
 def _core(spec: MatmulSpec, name: str) -> str | None:
@@ -67,7 +75,7 @@ def part(
     spec: MatmulSpec, extents: Mapping[str, int], operands: Sequence[Any], choices: Any
 ) -> Sequence[Any]:
     """A device's part of the results: a smaller product, with what was chosen for the whole."""
-    own = dataclasses.replace(spec, m=extents["m"], n=extents["n"])
+    own = dataclasses.replace(spec, m=extents["m"], n=extents["n"], k=extents["k"])
     return lowering.run(spec, own, operands, choices)
 
 

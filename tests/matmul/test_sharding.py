@@ -31,7 +31,7 @@ def whole(spec, *rest):
 
 
 def part(spec, extents, operands, choices):
-    own = dataclasses.replace(spec, m=extents["m"], n=extents["n"])
+    own = dataclasses.replace(spec, **{x: extents[x] for x in "mnk"})
     shapes = dict(zip(spec.names, map(np.shape, operands), strict=True))
     PARTS.append((own.m, own.n, own.batches(shapes)))
     return reference(own, *operands)
@@ -99,13 +99,13 @@ def test_m_and_n_split_over_two_axes(rng):
 
 
 def test_what_must_be_whole_is_gathered(rng):
-    """K; N beside an auxiliary array; M that is summed; all beside a maximum."""
+    """K beside an epilog; N beside an auxiliary array; M that is summed."""
     x = operands(rng, {"a": (8, 12), "b": (12, 128)})
     for over in ((P(None, "x"), P("x")), (P(None, "x"), P()), (P(), P("x"))):
-        spec = nvs.matmul.spec(*x.values())
+        spec = nvs.matmul.spec(*x.values(), epilog="relu")
         (y,), _ = run(spec, mesh_of(4), over, x.values())
         assert PARTS[-1] == (8, 128, ())
-        np.testing.assert_allclose(y, x["a"] @ x["b"], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(y, reference(spec, *x.values())[0], rtol=1e-5, atol=1e-5)
     spec = nvs.matmul.spec(*x.values(), epilog="gelu_aux")
     run(spec, mesh_of(4), (P(), P(None, "x")), x.values())
     assert PARTS[-1] == (8, 128, ())
@@ -117,6 +117,18 @@ def test_what_must_be_whole_is_gathered(rng):
     assert PARTS[-1] == (8, 128, ())
     for y, want in zip(ys, reference(spec, *x.values()), strict=True):
         np.testing.assert_allclose(y, want, rtol=1e-5, atol=1e-5)
+
+
+def test_products_of_parts_of_k_are_summed(rng):
+    """As the cotangent of weights is, where the rows of a batch are split."""
+    x = operands(rng, {"a": (12, 8), "b": (12, 16)})
+    spec = nvs.matmul.spec(*x.values(), transpose_a=True, alpha=0.5)
+    (y,), hlo = run(spec, mesh_of(4), (P("x"), P("x")), x.values())
+    assert set(re.findall(COLLECTIVES, hlo)) == {"all-reduce"}
+    np.testing.assert_allclose(y, 0.5 * x["a"].T @ x["b"], rtol=1e-5, atol=1e-5)
+    (y,), hlo = run(spec, mesh_of(2, 2), (P("x", "y"), P("x")), x.values())
+    assert set(re.findall(COLLECTIVES, hlo)) == {"all-reduce"}
+    np.testing.assert_allclose(y, 0.5 * x["a"].T @ x["b"], rtol=1e-5, atol=1e-5)
 
 
 EPILOGS = [None, "relu_aux_bias", "gelu_aux", "drelu", "dgelu_bgrad", "bgrada", "bgradb"]
