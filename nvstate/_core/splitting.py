@@ -106,7 +106,7 @@ def _over(axes: Axes, types: Sequence[Any]) -> dict[str, Names]:
     """The mesh axes over which each axis is split: as the first that says so, each but once."""
     found: dict[str, Names] = {}
     for x, names in zip(types, (*axes.results, *axes.operands), strict=True):
-        given = getattr(x.sharding, "spec", ())  # none of what no mesh has placed
+        given: Any = getattr(x.sharding, "spec", ())  # none of what no mesh has placed
         for name, entry in zip(names, given, strict=False):
             over = (entry,) if isinstance(entry, str) else tuple(entry or ())
             taken = set(itertools.chain(*found.values()))
