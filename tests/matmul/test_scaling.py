@@ -188,6 +188,18 @@ def test_a_narrow_aux_has_a_scale_and_a_maximum(rng):
     assert (np.abs(oracle.wide(r.gelu_aux)[:, :48] - want) <= np.abs(want) / 8 + 2.0**-9).all()
 
 
+@pytest.mark.parametrize(("batch", "m", "n"), [((), 0, 16), ((), 16, 0), ((0,), 16, 16)])
+def test_the_largest_of_nothing_is_zero(batch, m, n):
+    a, b = np.zeros((*batch, m, 32), table.E4M3), np.zeros((n, 32), table.E4M3)
+    r = nvs.matmul.matmul(
+        a, b, scale_a=1.0, scale_b=1.0, scale_d=1.0, scale_aux=1.0, transpose_b=True,
+        result_dtype=table.E4M3, result_amax=True, epilog="gelu_aux", aux_dtype=table.E4M3,
+        aux_amax=True,
+    )  # fmt: skip
+    assert r.d.shape == (*batch, m, n)
+    assert (r.result_amax, r.gelu_aux_amax) == (0, 0)
+
+
 def test_scales_are_numbers_or_arrays_of_one_element(rng):
     a, b = (oracle.random(rng, s, table.E4M3) for s in ((16, 32), (48, 32)))
     want = nvs.matmul.matmul(a, b, scale_a=0.5, scale_b=2.0, transpose_b=True)
