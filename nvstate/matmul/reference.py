@@ -122,7 +122,7 @@ def finished(spec: MatmulSpec, x: Operands, product: Any) -> list[Any]:
     if spec.result_amax:
         found["result_amax"] = jax.lax.stop_gradient(jnp.max(jnp.abs(value), initial=0))
     if spec.scaling_d is not None:
-        found["d"], found["d_out_scale"] = scaling.quantize(
+        found["d"], found["d_out_scale"] = scaling.quantized(
             value, spec.scaling_d, spec.result_dtype
         )
     else:
