@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nvstate._core.aval import Aval
+from nvstate._core.aval import Aval, OperandType
 from nvstate._core.several import define_several, define_tangent
 from nvstate.matmul import derivative, epilog as epilogs, primitive, reference, table
 from nvstate.matmul.arguments import Epilog, error
@@ -63,14 +63,16 @@ def chain(
     operands: list[Any] = [x]
     made: list[MatmulSpec] = []
     for i, (spec, w, bias) in enumerate(zip(specs, weights, biases, strict=True)):
-        fits = w.shape == (spec.k, spec.n) and (k, dtype) == (spec.k, spec.a_dtype)
-        if not fits or (bias is not None) != spec.parts.bias or str(w.dtype) != dtype:
+        matrices = w.shape == (spec.k, spec.n) and (k, dtype) == (spec.k, spec.a_dtype)
+        given = None if bias is None else OperandType(bias.shape, str(bias.dtype))
+        wanted = OperandType((spec.n,), spec.bias_dtype) if spec.parts.bias else None
+        if not matrices or given != wanted or str(w.dtype) != dtype:
             raise error(
                 f"layer {i} does not fit its plan",
                 f"x [*, {spec.k}] and w [{spec.k}, {spec.n}] of {spec.a_dtype}"
-                + ", with a bias" * spec.parts.bias,
+                + (f", a bias {wanted}" if wanted else ""),
                 f"x {dtype}[*, {k}], w {w.dtype}{list(w.shape)}, "
-                f"{'no bias' if bias is None else 'a bias'}",
+                + (f"a bias {given}" if given else "no bias"),
                 "Plan each layer for what the one before makes.",
             )
         operands += [w] if bias is None else [w, bias]
@@ -91,10 +93,11 @@ def _layer(plan: MatmulPlan) -> MatmulSpec:
             repr(plan),
             "Apply it by itself.",
         )
-    if spec.transpose_a or spec.transpose_b or spec.a_dtype in table.NARROW | {"int8"}:
+    turned = any(getattr(spec, flag) for flag in derivative.FLAGS)
+    if turned or spec.a_dtype in table.NARROW | {"int8"}:
         raise error(
             "a plan that is no layer",
-            "operands [M, K] and [K, N] of 16 bits or more",
+            "operands [M, K] and [K, N] of 16 bits or more, neither transposed nor conjugated",
             repr(plan),
             "Apply it by itself.",
         )

@@ -20,6 +20,8 @@ from nvstate._core.several import define_tangent
 from nvstate.matmul import arguments, epilog as epilogs, primitive, reference, table
 from nvstate.matmul.spec import OPERAND, MatmulSpec
 
+FLAGS = ("transpose_a", "transpose_b", "conjugate_a", "conjugate_b")
+
 
 def plain(
     m: int, n: int, k: int, dtype: str, like: MatmulSpec, result: str | None = None, **fields: Any
@@ -35,18 +37,8 @@ def plain(
 
 def bare(spec: MatmulSpec) -> MatmulSpec:
     """A spec without C and epilog."""
-    return plain(
-        spec.m,
-        spec.n,
-        spec.k,
-        spec.a_dtype,
-        spec,
-        spec.result_dtype,
-        transpose_a=spec.transpose_a,
-        transpose_b=spec.transpose_b,
-        conjugate_a=spec.conjugate_a,
-        conjugate_b=spec.conjugate_b,
-    )
+    flags = {name: getattr(spec, name) for name in FLAGS}
+    return plain(spec.m, spec.n, spec.k, spec.a_dtype, spec, spec.result_dtype, **flags)
 
 
 def jvp(spec: MatmulSpec, primals: Any, tangents: Any, choices: Any) -> tuple[list[Any], list[Any]]:
@@ -60,46 +52,57 @@ def jvp(spec: MatmulSpec, primals: Any, tangents: Any, choices: Any) -> tuple[li
         run = dataclasses.replace(spec, epilog=name, aux_dtype=spec.result_dtype)
     ys = dict(zip(run.result_names, primitive.matmul(run, *primals, choices=choices), strict=True))
     dz = _tangent_of_z(spec, primals, tangents, choices)
-    dys: dict[str, Any] = {"d": dz}
+    dd, dys = dz, {}
     if parts.function == "relu":
-        dys["d"] = jnp.where(ys["d"] > 0, dz, 0)
+        dd = jnp.where(ys["d"] > 0, dz, 0)
     elif parts.function == "gelu":
         wide = reference.wide(spec)
-        slope = epilogs.gelu_slope(ys["gelu_aux"][..., : spec.n].astype(wide))
-        dys["d"] = (slope * dz.astype(wide)).astype(spec.result_dtype)
+        dd = epilogs.gelu_slope(ys["gelu_aux"][..., : spec.n].astype(wide)) * dz.astype(wide)
         dys["gelu_aux"] = epilogs.padded(dz).astype(run.aux_dtype)
+    dys["d"] = dd.astype(spec.result_dtype)
     names = spec.result_names
     return [ys[name] for name in names], [dys.get(name) for name in names]
 
 
 def _tangent_of_z(spec: MatmulSpec, primals: Any, tangents: Any, choices: Any) -> Any:
+    """ż, wide where anything but the operands of the library's products moves.
+
+    So that what is transposed of it, the sums over whole cotangents that are those of α and β, is
+    wide too.
+    """
     x = dict(zip(spec.names, primals, strict=True))
     dx = dict(zip(spec.names, tangents, strict=True))
-    dtype = spec.result_dtype
+    dx = {name: t for name, t in dx.items() if t is not None}
+    wide = reference.wide(spec)
     shape = spec.result_shapes({name: array.shape for name, array in x.items()})["d"]
     terms: list[Any] = []
-    moving = (dx["a"], dx["b"], dx.get("bias"))
-    alpha = [x["alpha"]] if "alpha" in x else []
+    moving = (dx.get("a"), dx.get("b"), dx.get("bias"))
     if any(t is not None for t in moving):
+        alpha = [x["alpha"]] if "alpha" in x else []
         terms.append(tangent(spec, (x["a"], x["b"], *alpha), moving, choices))
-    if dx.get("alpha") is not None:
-        alone = dataclasses.replace(
-            bare(spec), alpha="1.0" if table.real(spec.scale_type) else "(1+0j)"
-        )
-        terms.append(
-            dx["alpha"].astype(dtype) * primitive.matmul(alone, x["a"], x["b"], choices=choices)[0]
-        )
-    if dx.get("c") is not None:
-        only = {"c": dx["c"], "beta": x.get("beta")}
-        terms.append(
-            reference.with_c(spec, only, jnp.zeros((), reference.wide(spec))).astype(dtype)
-        )
-    if dx.get("beta") is not None:
-        terms.append(dx["beta"].astype(dtype) * x["c"].astype(dtype))
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return jnp.broadcast_to(total, shape)
+    if "alpha" in dx:
+        flags = {name: getattr(spec, name) for name in FLAGS}
+        terms.append(dx["alpha"].astype(wide) * _product(spec, x["a"], x["b"], choices, **flags))
+    if there := [name for name in ("c", "beta") if name in dx]:
+
+        def along(*values: Any) -> Any:
+            moved = {**x, **dict(zip(there, values, strict=True))}
+            return reference.with_c(spec, moved, jnp.zeros((), wide))
+
+        terms.append(jax.jvp(along, [x[n] for n in there], [dx[n] for n in there])[1])
+    return jnp.broadcast_to(sum(terms[1:], terms[0]), shape)
+
+
+def _product(spec: MatmulSpec, a: Any, b: Any, choices: Any, **flags: Any) -> Any:
+    """op(A) op(B) alone, in the dtype in which XLA sums, whatever the compute type."""
+    dtype, wide = str(a.dtype), reference.table_dtype(spec)
+    compute: Any = spec.compute_type
+    if wide not in table.result_types(dtype, dtype, compute, wide, None):
+        compute = table.compute_types(dtype, dtype)[0]
+    one = "1.0" if table.real(dtype) else "(1+0j)"
+    like = dataclasses.replace(spec, alpha=one, compute_type=compute)
+    made = plain(spec.m, spec.n, spec.k, dtype, like, wide, **flags)
+    return primitive.matmul(made, a, b, choices=choices)[0]
 
 
 def _by_parts(spec: MatmulSpec, primals: Any, tangents: Any, choices: Any) -> Any:
@@ -118,14 +121,7 @@ def _by_parts(spec: MatmulSpec, primals: Any, tangents: Any, choices: Any) -> An
         a, b = reference.matrices(spec, x)
         if spec.a_dtype == "int8":
             a, b = a.astype("float32"), b.astype("float32")
-        wide = reference.table_dtype(spec)
-        same = str(a.dtype)
-        result = (
-            wide if wide in table.result_types(same, same, spec.compute_type, wide, None) else same
-        )
-        number = "(1+0j)" if same.startswith("complex") else "1.0"
-        alone = dataclasses.replace(plain(spec.m, spec.n, spec.k, same, spec, result), alpha=number)
-        product = primitive.matmul(alone, a, b, choices=choices)[0].astype(wide)
+        product = _product(spec, a, b, choices)
         return reference.finished(spec, x, reference.scaled(spec, x, product))
 
     _, dys = jax.jvp(along, [primals[i] for i in there], [tangents[i] for i in there])
@@ -170,7 +166,6 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
     a: Any = residuals[0] if residuals[0] is None else residuals[0].astype(dtype)
     b: Any = residuals[1].astype(dtype)
     m, n, k = spec.m, spec.n, spec.k
-    conjugate = spec.conjugate_a or spec.conjugate_b
     ct_a = ct_b = ct_bias = None
 
     def run(made: MatmulSpec, conjugated: bool, *pair: Any) -> Any:
@@ -199,7 +194,7 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
             # One product over batch and M, instead of a sum of products.
             rows = m * math.prod(g.shape[:-2])
             left, right = a.reshape(rows, k), wide.reshape(rows, n)
-        sums = not conjugate and tbias is not None and _sums(right, tbias)
+        sums = tbias is not None and rows != 1 and _sums(spec, right, tbias)
         if spec.transpose_b:
             made = plain(n, k, rows, dtype, spec, epilog="bgrada" if sums else None,
                          transpose_a=True, transpose_b=spec.transpose_a,
@@ -219,8 +214,15 @@ def transposed(spec: MatmulSpec, residuals: Any, types: Any, g: Any, choices: An
     return [ct_a, ct_b, ct_bias]
 
 
-def _sums(g: Any, bias: Aval) -> bool:
-    """Whether the sum of g over M is the bias's cotangent, with nothing left to be summed."""
+def _sums(spec: MatmulSpec, g: Any, bias: Aval) -> bool:
+    """Whether the library's sum of g over M is the bias's cotangent, with nothing left to be done.
+
+    It sums an operand; that α does not scale this too, nor a conjugation turn it, is written
+    nowhere.
+    """
+    scaled = spec.alpha == OPERAND or arguments.number(spec.alpha) != 1
+    if scaled or spec.conjugate_a or spec.conjugate_b:
+        return False
     return g.dtype == bias.dtype and (*g.shape[:-2], g.shape[-1]) == bias.shape
 
 

@@ -75,7 +75,8 @@ def batch(spec: MatmulSpec, operands: Any, dims: Any) -> list[Any] | None:
     """The operands with the new batch axis in front; None if the members must run one by one.
 
     Where it stands, a mapped operand keeps its batch axes aligned with the others': it gets axes
-    of one element between the new one and those.
+    of one element between the new one and those. A `c` in whose memory the result is written has
+    the result's shape, mapped or not.
     """
     alone = spec.result_amax or spec.aux_amax or spec.scaling_a not in (None, "tensor")
     named = list(zip(spec.names, operands, dims, strict=True))
@@ -85,8 +86,11 @@ def batch(spec: MatmulSpec, operands: Any, dims: Any) -> list[Any] | None:
         x.ndim - (d is not None) - (1 if n == "bias" else 2) for n, x, d in named if n in MATRICES
     )
     aligned: list[Any] = []
+    size = next(x.shape[d] for _, x, d in named if d is not None)
     for name, x, dim in named:
-        if dim is not None:
+        if name == "c" and spec.inplace and dim is None:
+            x = jnp.broadcast_to(x, (size, *x.shape))
+        elif dim is not None:
             x = jnp.moveaxis(x, dim, 0)
             missing = rank + (1 if name == "bias" else 2) - (x.ndim - 1)
             x = x.reshape(x.shape[0], *[1] * missing, *x.shape[1:])

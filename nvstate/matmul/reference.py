@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
 from nvstate.matmul import arguments, epilog as epilogs, scaling, table
 from nvstate.matmul.spec import OPERAND, MatmulSpec
@@ -71,12 +72,29 @@ def with_c(spec: MatmulSpec, x: Operands, z: Any) -> Any:
         return z
     c = x["c"].astype(z.dtype)
     if spec.beta == OPERAND:
-        beta = x["beta"].astype(z.dtype)
-        return z + jnp.where(beta == 0, 0, beta * c)
+        return z + _times(x["beta"].astype(z.dtype), c)
     beta = arguments.number(spec.beta)
     if beta == 0:
         return z
     return z + (c if beta == 1 else jnp.asarray(beta, z.dtype) * c)
+
+
+@jax.custom_jvp
+def _times(beta: Any, c: Any) -> Any:
+    """β C without C where β is zero, with the derivatives of a product there too."""
+    return jnp.where(beta == 0, 0, beta * c)
+
+
+def _times_along(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    (beta, c), (dbeta, dc) = primals, tangents
+    # A zero times what C holds may be NaN: only symbolic zeros, which have no product, are none.
+    terms = [jnp.zeros_like(c)]
+    terms += [] if isinstance(dbeta, SymbolicZero) else [dbeta * c]
+    terms += [] if isinstance(dc, SymbolicZero) else [beta * dc]
+    return _times(beta, c), sum(terms[1:], terms[0])
+
+
+_times.defjvp(_times_along, symbolic_zeros=True)
 
 
 def finished(spec: MatmulSpec, x: Operands, product: Any) -> list[Any]:
@@ -90,7 +108,7 @@ def finished(spec: MatmulSpec, x: Operands, product: Any) -> list[Any]:
     elif parts.gives == "gelu_aux":
         found["gelu_aux"] = _stored(spec, x, epilogs.padded(z))
     if spec.aux_amax:
-        found["gelu_aux_amax"] = jax.lax.stop_gradient(jnp.max(jnp.abs(z)))
+        found["gelu_aux_amax"] = jax.lax.stop_gradient(jnp.max(jnp.abs(z), initial=0))
     value = epilogs.applied(parts.function, z)
     if parts.takes:
         value = value * epilogs.slope(parts.takes, x[parts.takes], spec.n, z.dtype)
@@ -102,9 +120,9 @@ def finished(spec: MatmulSpec, x: Operands, product: Any) -> list[Any]:
     elif parts.sums is not None:
         found[parts.sums] = sums(spec, x)
     if spec.result_amax:
-        found["result_amax"] = jax.lax.stop_gradient(jnp.max(jnp.abs(value)))
+        found["result_amax"] = jax.lax.stop_gradient(jnp.max(jnp.abs(value), initial=0))
     if spec.scaling_d is not None:
-        found["d"], found["d_out_scale"] = scaling.quantize(
+        found["d"], found["d_out_scale"] = scaling.quantized(
             value, spec.scaling_d, spec.result_dtype
         )
     else:

@@ -12,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nvstate.matmul import arguments
+from nvstate._core.aval import type_of
+from nvstate.matmul import arguments, blocks
 from nvstate.matmul.arguments import Scaling
+from nvstate.matmul.blocks import E8M0, dtype_of, natural_shape, packed_shape
 from nvstate.matmul.table import E2M1, E4M3, E5M2
 
 __all__ = [
@@ -26,39 +28,6 @@ __all__ = [
     "unpack_scales",
 ]
 
-E8M0 = "float8_e8m0fnu"
-_TILED = {"mxfp8": 32, "nvfp4": 16}  # elements of a block, whose scales come in tiles of 128×4
-_DTYPES = {"nvfp4": E4M3, "mxfp8": E8M0}
-
-
-def dtype_of(mode: str) -> str:
-    """The dtype of a mode's scales."""
-    return _DTYPES.get(mode, "float32")
-
-
-def natural_shape(mode: str, rows: int, k: int) -> tuple[int, ...]:
-    """Scales by block: one for each, [rows, blocks] where there are both."""
-    return {
-        "tensor": (),
-        "outer": (rows,),
-        "1x128": (rows, -(-k // 128)),
-        "128x128": (-(-rows // 128), -(-k // 128)),
-        "mxfp8": (rows, -(-k // 32)),
-        "nvfp4": (rows, -(-k // 16)),
-    }[mode]
-
-
-def packed_shape(mode: str, rows: int, k: int) -> tuple[int, ...]:
-    """Scales as the library reads them."""
-    shape = natural_shape(mode, rows, k)
-    if mode in ("tensor", "outer"):
-        return shape
-    if mode == "1x128":
-        return shape[::-1]
-    if mode == "128x128":
-        return (shape[0], _up(shape[1], 4))
-    return (_up(rows, 128) * _up(shape[1], 4),)
-
 
 def pack_scales(scales: Any, mode: Scaling) -> jax.Array:
     """Bring scales [..., rows, blocks] into the layout that the library reads.
@@ -69,28 +38,27 @@ def pack_scales(scales: Any, mode: Scaling) -> jax.Array:
         mode: how the operand is scaled.
 
     Returns:
-        What `plan` takes as `scale_a` or `scale_b`: "1x128" with rows innermost, "128x128" with
-        blocks padded to a multiple of 4, "mxfp8" and "nvfp4" in tiles of 128×4, flat.
+        What `plan` takes as `scale_a` or `scale_b`, rounded to the mode's dtype: "1x128" with rows
+        innermost, "128x128" with blocks padded to a multiple of 4, "mxfp8" and "nvfp4" in tiles of
+        128×4, flat.
 
     Raises:
-        SpecError: an unknown mode.
+        SpecError: an unknown mode, or scales without rows and blocks.
 
     Example:
         >>> nvs.matmul.scaling.pack_scales(jnp.ones((256, 3)), "1x128").shape
         (3, 256)
     """
     _known(mode)
-    x = jnp.asarray(scales)
-    if mode in ("tensor", "outer"):
-        return x
-    if mode == "1x128":
-        return jnp.swapaxes(x, -1, -2)
-    *batch, rows, blocks = x.shape
-    if mode == "128x128":
-        return _padded(x, rows, _up(blocks, 4))
-    rows, blocks = _up(rows, 128), _up(blocks, 4)
-    tiles = _padded(x, rows, blocks).reshape(*batch, rows // 128, 4, 32, blocks // 4, 4)
-    return jnp.swapaxes(tiles, -4, -2).reshape(*batch, rows * blocks)
+    x, axes = jnp.asarray(scales), len(natural_shape(mode, 1, 1))
+    if x.ndim < axes:
+        raise arguments.error(
+            f'scales that are not "{mode}"',
+            "[..., rows, blocks]" if axes == 2 else "[..., rows]",
+            str(type_of(x)),
+            "Pass one for each block.",
+        )
+    return blocks.packed(x.astype(dtype_of(mode)), mode)
 
 
 def unpack_scales(scales: Any, mode: Scaling, rows: int, k: int) -> jax.Array:
@@ -106,7 +74,7 @@ def unpack_scales(scales: Any, mode: Scaling, rows: int, k: int) -> jax.Array:
         Scales by block, without padding.
 
     Raises:
-        SpecError: an unknown mode.
+        SpecError: an unknown mode, or scales that are not packed for it.
 
     Example:
         >>> packed = nvs.matmul.scaling.pack_scales(jnp.ones((256, 3)), "1x128")
@@ -114,18 +82,17 @@ def unpack_scales(scales: Any, mode: Scaling, rows: int, k: int) -> jax.Array:
         (256, 3)
     """
     _known(mode)
-    x = jnp.asarray(scales)
-    if mode in ("tensor", "outer"):
-        return x
-    if mode == "1x128":
-        return jnp.swapaxes(x, -1, -2)
-    own = natural_shape(mode, rows, k)
-    if mode == "128x128":
-        return x[..., : own[1]]
-    *batch, _ = x.shape
-    high, wide = _up(own[0], 128), _up(own[1], 4)
-    tiles = jnp.swapaxes(x.reshape(*batch, high // 128, wide // 4, 32, 4, 4), -4, -2)
-    return tiles.reshape(*batch, high, wide)[..., : own[0], : own[1]]
+    x, shape = jnp.asarray(scales), packed_shape(mode, rows, k)
+    fits = x.size == 1 if mode == "tensor" else x.shape[max(x.ndim - len(shape), 0) :] == shape
+    if not fits:
+        wanted = f"[..., {', '.join(map(str, shape))}]" if shape else "one element"
+        raise arguments.error(
+            f'scales that are not "{mode}"',
+            f"{wanted} for rows={rows}, k={k}",
+            str(type_of(x)),
+            f"Make them with `nvstate.matmul.scaling.pack_scales(scales, {mode!r})`.",
+        )
+    return blocks.unpacked(x, mode, rows, k)
 
 
 def scale_offset(row: int, block: int, mode: Scaling, rows: int, k: int) -> int:
@@ -142,20 +109,26 @@ def scale_offset(row: int, block: int, mode: Scaling, rows: int, k: int) -> int:
         The offset in elements.
 
     Raises:
-        SpecError: an unknown mode.
+        SpecError: an unknown mode, or a block that the operand has not.
 
     Example:
         >>> nvs.matmul.scaling.scale_offset(33, 2, "mxfp8", 128, 256)
         22
     """
     _known(mode)
+    shape = natural_shape(mode, rows, k)
+    for what, at, count in zip(("row", "block"), (row, block), shape, strict=False):
+        if not 0 <= at < count:
+            raise arguments.error(
+                f'{what} {at} of "{mode}" scales', f"0 to {count - 1}", str(at), "Count from 0."
+            )
     if mode == "tensor":
         return 0
     if mode == "outer":
         return row
     if mode == "1x128":
         return block * rows + row
-    wide = _up(natural_shape(mode, rows, k)[1], 4)
+    wide = blocks.up(shape[1], 4)
     if mode == "128x128":
         return row * wide + block
     tile = row // 128 * (wide // 4) + block // 4
@@ -169,20 +142,30 @@ def constant_scales(mode: Scaling, rows: int, k: int, value: float = 1.0) -> jax
         mode: how the operand is scaled.
         rows: M of `a`, N of `b`.
         k: K.
-        value: of each scale.
+        value: of each scale, rounded to the mode's dtype.
 
     Returns:
         Scales as the library reads them.
 
     Raises:
-        SpecError: an unknown mode.
+        SpecError: an unknown mode, or a value that its dtype does not reach.
 
     Example:
         >>> nvs.matmul.scaling.constant_scales("128x128", 256, 640).shape
         (2, 8)
     """
     _known(mode)
-    return jnp.full(packed_shape(mode, rows, k), value, "float32").astype(dtype_of(mode))
+    dtype = np.dtype(dtype_of(mode))
+    one = np.asarray(value, "float32").astype(dtype)
+    if not np.isfinite(one.astype("float32")):
+        raise arguments.error(
+            f"no scale of {dtype.name}",
+            f"a number{' above 0,' if dtype.name == E8M0 else ''} of at most "
+            f"{float(jnp.finfo(dtype).max):g}",
+            repr(value),
+            "Pass one.",
+        )
+    return jnp.full(packed_shape(mode, rows, k), one)
 
 
 def invert_scales(scales: Any) -> jax.Array:
@@ -192,18 +175,28 @@ def invert_scales(scales: Any) -> jax.Array:
         scales: of any layout and dtype; exact for "mxfp8", whose scales are powers of two.
 
     Returns:
-        As many of the same dtype.
+        As many of the same dtype, none beyond its largest. Zeros, which fill a layout up, stay.
 
     Example:
         >>> nvs.matmul.scaling.invert_scales(jnp.full(2, 4, "float32"))
         Array([0.25, 0.25], dtype=float32)
     """
     x = jnp.asarray(scales)
-    return (1 / x.astype("float32")).astype(x.dtype)
+    if x.dtype == E8M0:  # by exponents: 2⁻¹²⁷ is too small for arithmetic that flushes to zero
+        codes = x.view("uint8")
+        return jnp.where(codes == 255, codes, 254 - codes).view(E8M0)
+    wide = x.astype("float32")
+    return saturated(jnp.where(wide == 0, wide, 1 / wide), x.dtype)
 
 
 def quantize(x: Any, mode: Scaling = "tensor", dtype: Any = None) -> tuple[jax.Array, jax.Array]:
     """Round to a narrow dtype, with scales that use its range.
+
+    A scale is the largest magnitude of its block over the largest of `dtype`, and 1 for a block of
+    zeros; for "mxfp8" the next power of two, for "nvfp4" the nearest of at most 448, beyond which
+    elements saturate. With a NaN or an infinity in its block it is NaN, and so is all that it is
+    the scale of. As of rounding, the derivative is zero; for a straight-through one write
+    `x + stop_gradient(dequantize(*quantize(x)) - x)`.
 
     Args:
         x: float [..., rows, K].
@@ -215,7 +208,8 @@ def quantize(x: Any, mode: Scaling = "tensor", dtype: Any = None) -> tuple[jax.A
         x ≈ q · scale: "tensor": float32 []; else as `pack_scales` makes them.
 
     Raises:
-        SpecError: an unknown mode, or a dtype that it does not go with.
+        SpecError: an unknown mode, a dtype that it does not go with, or an `x` that is no real
+            matrix.
 
     Example:
         >>> q, scale = nvs.matmul.scaling.quantize(jnp.array([[1.0, 448.0]]))
@@ -231,17 +225,22 @@ def quantize(x: Any, mode: Scaling = "tensor", dtype: Any = None) -> tuple[jax.A
             name,
             "Leave `dtype` out.",
         )
-    return _quantized(jnp.asarray(x), mode, name)
+    x = jnp.asarray(x)
+    if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
+        raise arguments.error(
+            "nothing to quantise", "real floats [..., rows, K]", str(type_of(x)), "Pass a matrix."
+        )
+    return quantized(jax.lax.stop_gradient(x), mode, name)
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _quantized(x: jax.Array, mode: Scaling, dtype: str) -> tuple[jax.Array, jax.Array]:
+def quantized(x: jax.Array, mode: Scaling, dtype: str) -> tuple[jax.Array, jax.Array]:
+    """As `quantize`, with the derivative of a division by constant scales."""
     wide = x.astype("float32")
-    rows, k = wide.shape[-2:]
-    greatest = float(jnp.finfo(dtype).max)
-    scales = _scale(_amax(jnp.abs(wide), mode), greatest, mode)
-    factor = _expanded(scales, mode, rows, k)
-    return saturated(wide / factor, dtype), pack_scales(scales.astype(dtype_of(mode)), mode)
+    amax = jax.lax.stop_gradient(blocks.amax(wide, mode))
+    scales = _scale(amax, float(jnp.finfo(dtype).max), mode)
+    factor = blocks.expanded(scales, mode, *wide.shape[-2:])
+    return saturated(wide / factor, dtype), pack_scales(scales, mode)
 
 
 def dequantize(q: Any, scales: Any, mode: Scaling = "tensor") -> jax.Array:
@@ -256,7 +255,7 @@ def dequantize(q: Any, scales: Any, mode: Scaling = "tensor") -> jax.Array:
         float32 [..., rows, K].
 
     Raises:
-        SpecError: an unknown mode.
+        SpecError: an unknown mode, or scales that are not packed for it.
 
     Example:
         >>> q, scale = nvs.matmul.scaling.quantize(jnp.array([[1.0, 448.0]]))
@@ -276,7 +275,7 @@ def factors(scales: Any, mode: str, rows: int, k: int) -> jax.Array:
     """What each element is multiplied with, [..., rows, K] or what broadcasts to it."""
     own = unpack_scales(scales, mode, rows, k).astype("float32")  # pyright: ignore[reportArgumentType]
     # The sign bit of an nvfp4 scale is not read.
-    return _expanded(jnp.abs(own) if mode == "nvfp4" else own, mode, rows, k)
+    return blocks.expanded(jnp.abs(own) if mode == "nvfp4" else own, mode, rows, k)
 
 
 def saturated(x: jax.Array, dtype: Any) -> jax.Array:
@@ -295,47 +294,18 @@ def _known(mode: Any) -> None:
         )
 
 
-def _amax(x: jax.Array, mode: str) -> jax.Array:
-    """The largest magnitude of each block."""
-    if mode == "tensor":
-        return jnp.max(x)
-    if mode == "outer":
-        return jnp.max(x, -1)
-    *batch, rows, k = x.shape
-    width = _TILED.get(mode, 128)
-    x = _padded(x, rows, _up(k, width)).reshape(*batch, rows, -1, width).max(-1)
-    if mode != "128x128":
-        return x
-    return _padded(x, _up(rows, 128), x.shape[-1]).reshape(*batch, -1, 128, x.shape[-1]).max(-2)
-
-
 def _scale(amax: jax.Array, greatest: float, mode: str) -> jax.Array:
-    """The scale of a block with this largest magnitude, in float32; 1 if it is zero."""
-    if mode == "mxfp8":  # the power of two at or above amax / greatest: nothing overflows
-        mantissa, exponent = jnp.frexp(amax / greatest)
-        exponent = jnp.clip(exponent - (mantissa == 0.5), -127, 127)
+    """The scale of a block with this largest magnitude, as float32.
+
+    None is below the least normal number: quotients would be zero where arithmetic flushes to it.
+    """
+    if mode == "mxfp8":  # the least power of two with greatest · scale ≥ amax
+        (mantissa, exponent), (of, at) = jnp.frexp(amax), np.frexp(greatest)
+        exponent = jnp.clip(exponent - at + (mantissa > of), -126, 127)
         scale = jnp.ldexp(jnp.ones_like(amax), exponent)
     elif mode == "nvfp4":
         least = float(jnp.finfo(E4M3).smallest_subnormal)
         scale = jnp.maximum(saturated(amax / greatest, E4M3).astype("float32"), least)
     else:
-        scale = amax / greatest
-    return jnp.where(amax > 0, scale, 1)
-
-
-def _expanded(scales: jax.Array, mode: str, rows: int, k: int) -> jax.Array:
-    if mode == "tensor":
-        return scales.reshape(())
-    if mode == "outer":
-        return scales[..., None]
-    x = jnp.repeat(scales, _TILED.get(mode, 128), axis=-1)[..., :k]
-    return jnp.repeat(x, 128, axis=-2)[..., :rows, :] if mode == "128x128" else x
-
-
-def _up(n: int, multiple: int) -> int:
-    return -(-n // multiple) * multiple
-
-
-def _padded(x: jax.Array, rows: int, columns: int) -> jax.Array:
-    pad = [(0, 0)] * (x.ndim - 2) + [(0, rows - x.shape[-2]), (0, columns - x.shape[-1])]
-    return jnp.pad(x, pad)
+        scale = jnp.maximum(amax / greatest, jnp.finfo("float32").tiny)
+    return jnp.where(jnp.isfinite(amax), jnp.where(amax == 0, 1, scale), jnp.nan)

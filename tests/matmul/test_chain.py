@@ -130,6 +130,43 @@ def test_one_product_has_its_bias_summed_by_the_library(rng):
         assert (specs[2].m, specs[2].n, specs[2].k) == (5, 4, 12)
 
 
+def epilogs_of(f, *operands):
+    """Epilogs of the products in a function's program."""
+    equations = jax.make_jaxpr(f)(*operands).jaxpr.eqns
+    return [e.params["spec"].epilog for e in equations if e.primitive.name == "nvstate_matmul"]
+
+
+def test_the_library_sums_a_bias_only_where_nothing_scales_the_product(rng):
+    a, b, bias = (jnp.asarray(oracle.random(rng, s, "float64")) for s in ((6, 5), (5, 4), (4,)))
+    scalar = jnp.asarray(2.0)
+    for turned, name in ((False, "bgradb"), (True, "bgrada")):
+        b_ = b.T if turned else b
+        for alpha, rows, used in (
+            (1.0, 6, True),
+            (2.0, 6, False),
+            (scalar, 6, False),
+            (1.0, 1, False),
+        ):
+            own = a[:rows]
+            plan = nvs.matmul.plan(
+                own, b_, bias=bias, epilog="bias", alpha=alpha, transpose_b=turned
+            )
+            given = {} if isinstance(alpha, float) else {"alpha": alpha}
+
+            def loss(b, bias, own=own, plan=plan, given=given):
+                return jnp.sum(plan(own, b, bias=bias, **given) ** 2)
+
+            gradient = jax.grad(loss, (0, 1))
+            assert (name in epilogs_of(gradient, b_, bias)) == used
+            y = float(alpha) * (own @ b) + bias
+            ct_b = 2 * float(alpha) * own.T @ y
+            got = gradient(b_, bias)
+            assert near(got, (ct_b.T if turned else ct_b, 2 * y.sum(0)))
+    plans, (x, weights, biases) = layers(["bias"], [5, 4]), operands(rng, ["bias"], [5, 4], (1,))
+    loss = jax.grad(lambda *at: jnp.sum(nvs.matmul.chain(plans, *at)), (1, 2))
+    assert epilogs_of(loss, x, weights, biases) == ["bias", None]
+
+
 def test_what_is_no_chain(rng):
     epilogs, widths = ("gelu_bias", "bias"), [8, 16, 8]
     plans, (x, weights, biases) = layers(epilogs, widths), operands(rng, epilogs, widths)
@@ -146,3 +183,28 @@ def test_what_is_no_chain(rng):
     for other in (aux, turned, nvs.matmul.plan(x, weights[0], alpha=2.0)):
         with pytest.raises(nvs.errors.SpecError, match="a plan that is no layer"):
             nvs.matmul.chain([other, plans[1]], x, weights, biases)
+    for bias in (biases[0][:1], biases[0][None], biases[0].astype("float32")):
+        with pytest.raises(nvs.errors.SpecError, match=r"(?s)layer 0 does not.*a bias float\d\d\["):
+            nvs.matmul.chain(plans, x, weights, [bias, biases[1]])
+
+
+def test_complex_layers(rng):
+    x, v, w = (jnp.asarray(oracle.random(rng, s, "complex64")) for s in ((3, 5, 4), (4, 6), (6, 2)))
+    plans = [nvs.matmul.plan(x, v), nvs.matmul.plan(x @ v, w)]
+    for name in ("a", "b"):
+        turned = nvs.matmul.plan(x, v, **{f"conjugate_{name}": True})
+        with pytest.raises(nvs.errors.SpecError, match=r"(?s)a plan that is no layer.*conjugat"):
+            nvs.matmul.chain([turned, plans[1]], x, [v, w], [None, None])
+
+    def loss(f, *at):
+        return jnp.sum(jnp.abs(f(*at)) ** 2)
+
+    def ours(x, v, w):
+        return nvs.matmul.chain(plans, x, [v, w], [None, None])
+
+    ours, wanted = (
+        jax.grad(lambda *at, f=f: loss(f, *at), (0, 1, 2))(x, v, w)
+        for f in (ours, lambda x, v, w: x @ v @ w)
+    )
+    for got, want in zip(ours, wanted, strict=True):
+        assert np.allclose(got, want, rtol=1e-4, atol=1e-4)

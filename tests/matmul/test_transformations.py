@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import nvstate as nvs
-from nvstate.matmul import table
+from nvstate.matmul import lowering, table
 from tests.conformance.test_sharding import COLLECTIVES
 from tests.matmul import oracle
 
@@ -54,6 +54,136 @@ def test_gradients_of_alpha_and_beta(rng):
     at = (c, jnp.asarray(0.3), jnp.asarray(-0.7))
     for got, want in zip(*(jax.grad(f, (0, 1, 2))(*at) for f in (ours, wanted)), strict=True):
         assert np.allclose(got, want)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("epilog", [None, "gelu", "dgelu"])
+def test_derivatives_of_alpha_and_beta_are_summed_wide(rng, dtype, epilog):
+    # The sum over all elements is beyond what 16 bits can add up, and float16 can hold.
+    a, b, c, g = (jnp.asarray(oracle.random(rng, (300, 300), dtype)) + 0.5 for _ in range(4))
+    aux = {"gelu_aux": jnp.pad(c, ((0, 0), (0, 4)))} if epilog == "dgelu" else {}
+    scalar = struct(dtype="float32")
+    plan = nvs.matmul.plan(a, b, c, alpha=scalar, beta=scalar, epilog=epilog, **aux)
+
+    def run(alpha, beta):
+        return plan(a, b, c, alpha=alpha, beta=beta, **aux)
+
+    at = (jnp.float32(2.0**-6), jnp.float32(0.5))
+    wide_c, product = oracle.wide(c), oracle.product(a, b)
+    slope = {
+        None: 1.0,
+        "gelu": oracle.gelu_slope(product / 64 + wide_c / 2),
+        "dgelu": oracle.gelu_slope(wide_c),
+    }[epilog]
+    parts = [slope * product, slope * wide_c]
+    y, back = jax.vjp(run, *at)
+    for got, part in zip(back(g), parts, strict=True):
+        terms = oracle.wide(g) * part
+        assert abs(got - terms.sum()) < 1e-4 * np.abs(terms).sum()
+    v = (jnp.float32(0.25), jnp.float32(-0.5))
+    _, dy = jax.jvp(run, at, v)
+    want = 0.25 * parts[0] - 0.5 * parts[1]
+    size = np.abs(product) / 4 + np.abs(wide_c) / 2
+    unit = oracle.ROUNDOFF[dtype]  # of D, and of the z that gelu has kept
+    allowed = 1.01 * unit * np.abs(want) + (1e-5 + unit * (epilog == "gelu")) * size
+    assert dy.dtype == y.dtype == dtype
+    assert (np.abs(oracle.wide(dy) - want) <= allowed).all()
+    wide = jax.grad(lambda *at: jnp.sum(run(*at).astype("float32")), (0, 1))(*at)
+    for got, part in zip(wide, parts, strict=True):
+        assert abs(got - part.sum()) < 1e-4 * np.abs(part).sum()
+
+
+def with_beta(rng, epilog, dtype="float64"):
+    """A product with a traced β, the same in `jax.numpy`, and its a, b and c."""
+    a, b, c = (jnp.asarray(oracle.random(rng, s, dtype)) for s in ((4, 6), (6, 8), (4, 8)))
+    z = oracle.random(rng, (4, 8), dtype)
+    aux = {"relu_aux": jnp.asarray(oracle.mask(z))} if epilog and "drelu" in epilog else {}
+    aux = {"gelu_aux": jnp.asarray(z)} if epilog and "dgelu" in epilog else aux
+    slope = oracle.gelu_slope(z) if "gelu_aux" in aux else z > 0 if aux else 1.0
+    plan = nvs.matmul.plan(a, b, c, beta=struct(dtype=dtype), epilog=epilog, **aux)
+
+    def ours(a, b, c, beta):
+        return plan(a, b, c, beta=beta, **aux)
+
+    def wanted(a, b, c, beta):
+        z = a @ b + beta * c
+        z = jax.nn.gelu(z) if epilog == "gelu" else jax.nn.relu(z) if epilog == "relu" else z
+        z = z * slope
+        return (z, jnp.sum(z, -2)) if epilog and "bgrad" in epilog else z
+
+    return ours, wanted, (a, b, c)
+
+
+def leaves_near(got, want):
+    """Whether trees are equal but for rounding."""
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    return all(np.allclose(g, w, rtol=1e-10, atol=1e-10) for g, w in pairs)
+
+
+@pytest.mark.parametrize("epilog", [None, "gelu", "relu", "dgelu", "drelu_bgrad"])
+def test_beta_has_a_derivative_where_it_is_zero(rng, epilog):
+    ours, wanted, (a, b, c) = with_beta(rng, epilog)
+    at = (a, b, c, jnp.asarray(0.0))
+    v = jax.tree.map(lambda x: jnp.cos(x + 1), at)
+
+    def everything(f):
+        def loss(*at):
+            return sum(jnp.sum(jnp.sin(y)) for y in jax.tree.leaves(f(*at)))
+
+        gradient = jax.grad(loss, (0, 1, 2, 3))
+        slope = jax.grad(loss, 3)
+        betas = jnp.asarray([0.0, 0.5])
+        return {
+            "jvp": jax.jvp(f, at, v)[1],
+            "grad": gradient(*at),
+            "forward over reverse": jax.jvp(gradient, at, v)[1],
+            "mixed": jax.grad(slope, (0, 1, 2, 3))(*at),
+            "forward over forward": jax.jvp(lambda *at: jax.jvp(f, at, v)[1], at, v)[1],
+            "vmap": jax.vmap(slope, (None, None, None, 0))(*at[:3], betas),
+            "both mapped": jax.vmap(slope, (None, None, 0, 0))(a, b, jnp.stack([c, 2 * c]), betas),
+        }
+
+    got, want = (jax.jit(lambda f=f: everything(f))() for f in (ours, wanted))
+    for name, one in want.items():
+        assert leaves_near(got[name], one), name
+
+
+@pytest.mark.parametrize("epilog", [None, "gelu", "dgelu"])
+def test_where_beta_is_zero_what_c_holds_reaches_no_derivative_but_betas(rng, epilog):
+    ours, _, (a, b, c) = with_beta(rng, epilog)
+    nothing, zero = jnp.full_like(c, jnp.nan), jnp.asarray(0.0)
+
+    def everything(c):
+        at, v = (a, b, c), (jnp.cos(a), jnp.sin(b), jnp.ones_like(c))
+        y, back = jax.vjp(lambda *at: ours(*at, zero), *at)
+        ct = jnp.cos(y)
+        few = jax.jvp(lambda a: ours(a, b, c, zero), (a,), v[:1])
+        mapped = jax.vmap(lambda beta: jax.jvp(lambda a: ours(a, b, c, beta), (a,), v[:1])[1])
+        return y, back(ct), jax.jvp(lambda *at: ours(*at, zero), at, v), few, mapped(zero[None])
+
+    assert leaves_near(jax.jit(everything)(nothing), jax.jit(everything)(jnp.zeros_like(c)))
+
+
+def test_vmap_of_a_product_in_place(rng):
+    a, b, c, bias = (
+        jnp.asarray(oracle.random(rng, s, "float64")) for s in ((4, 6), (6, 5), (4, 5), (5,))
+    )
+    plan = nvs.matmul.plan(
+        struct(4, 6), struct(6, 5), struct(4, 5), beta=0.5, inplace=True,
+        bias=struct(5), epilog="bias",
+    )  # fmt: skip
+    want = plan(a, b, c.copy(), bias=bias)
+    for axes in ((0, None, None, None), (None, 1, None, None), (None, None, None, 0)):
+        mapped = [
+            x if d is None else jnp.stack([x, 2 * x], d)
+            for x, d in zip((a, b, c, bias), axes, strict=True)
+        ]
+        run = jax.vmap(lambda a, b, c, bias: plan(a, b, c, bias=bias), axes)
+        assert np.allclose(run(*mapped)[0], want)
+        text = jax.jit(run).trace(*mapped).lower(lowering_platforms=("cuda",)).as_text()
+        (made,) = (line for line in text.splitlines() if lowering.TARGET in line)
+        assert "operand_index = 2" in made
+        assert made.count("tensor<2x4x5xf64>") == 2  # C and D
 
 
 @pytest.mark.parametrize("ta", [False, True])
