@@ -144,6 +144,40 @@ def test_one_shot_calls_plan_once():
     assert np.allclose(nvs.matmul.matmul(A, B, alpha=2.0), 16)
 
 
+def test_equal_numbers_of_different_types_are_different_arguments():
+    nvs.cache.clear()
+    c64 = np.ones((2, 2), "complex64")
+    assert np.signbit(nvs.matmul.matmul(A, B, alpha=-0.0)).all()
+    assert not np.signbit(nvs.matmul.matmul(A, B, alpha=0.0)).any()
+    assert np.allclose(nvs.matmul.matmul(c64, c64, alpha=1 + 0j), 2)
+    nvs.matmul.matmul(A, B, alpha=1.0, transpose_a=False)
+    for wrong in (
+        {"alpha": 1 + 0j},
+        {"alpha": True},
+        {"transpose_a": 0},
+        {"transpose_b": np.False_},
+        {"inplace": 0},
+    ):
+        with pytest.raises(nvs.errors.SpecError):
+            nvs.matmul.matmul(A, B, **wrong)
+    x = np.ones((4, 8), "complex64")
+    nvs.fft.fft(x.copy(), inplace=True)
+    with pytest.raises(nvs.errors.SpecError):
+        nvs.fft.fft(x.copy(), inplace=1)
+
+
+def test_a_byte_is_not_all_memory():
+    one, whole = (nvs.matmul.Preferences(memory_limit=limit) for limit in (1, 1.0))
+    assert one != whole
+    assert len({one, whole}) == 2
+    assert one == pickle.loads(pickle.dumps(one))
+    assert hash(one) == hash(nvs.matmul.Preferences(memory_limit=1))
+    assert one != 1
+    nvs.matmul.matmul(A, B, preferences=one)
+    with pytest.raises(nvs.errors.SpecError, match="no CUDA device is visible"):
+        nvs.matmul.matmul(A, B, preferences=whole)
+
+
 def test_two_plans_in_turn_share_no_state(rng):
     a, b, bias = (oracle.random(rng, s, "float32") for s in ((4, 8), (8, 6), (6,)))
     sums = nvs.matmul.plan(a, b, epilog="bgradb")
