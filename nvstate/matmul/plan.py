@@ -75,9 +75,10 @@ class MatmulPlan(Plan):
 
     def check(self, values: tuple[Any, ...], places: list[int] | None = None) -> None:
         """Raise `OperandError` unless these values, of which those at `places` are new, fit."""
-        for name, x in zip(self.spec.names, values, strict=True):
-            if isinstance(x, np.ndarray):
-                require_contiguous(name, x)
+        if self.placement is None or self._numpy:
+            for name, x in zip(self.spec.names, values, strict=True):
+                if isinstance(x, np.ndarray):
+                    require_contiguous(name, x)
         super().check(values, places)
 
     def absent(self, name: str) -> str | None:
