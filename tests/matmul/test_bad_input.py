@@ -291,7 +291,7 @@ def test_operands_live_in_one_place():
     other = jax.device_put(jnp.asarray(B), jax.devices("cpu")[1])
     with pytest.raises(OperandError, match=r"different places(.*\n)*.*`a` on cpu:0, `b` on cpu:1"):
         nvs.matmul.plan(a, other)
-    with pytest.raises(OperandError, match=r"`b` on cpu:0 \(numpy\)"):
+    with pytest.raises(OperandError, match=r"`b` on cpu \(numpy\)"):
         nvs.matmul.plan(a, B)
     pinned = jax.device_put(jnp.asarray(B), other.sharding.with_memory_kind("pinned_host"))
     with pytest.raises(OperandError, match=r"`b` on cpu:1 \(pinned_host\)"):
