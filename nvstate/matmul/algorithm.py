@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -160,10 +161,9 @@ def require_algorithms(value: Any) -> tuple[Algorithm, ...]:
     Raises:
         SpecError: something else.
     """
-    several = (value,) if isinstance(value, Algorithm) else tuple(value)
-    for one in several:
-        if not isinstance(one, Algorithm):
-            raise error(
-                "no algorithm", "an `Algorithm` or several", repr(one), "See `plan.algorithms`."
-            )
+    several = tuple(value) if isinstance(value, Sequence) else (value,)
+    if not several or not all(isinstance(one, Algorithm) for one in several):
+        raise error(
+            "no algorithm", "an `Algorithm` or several", repr(value), "See `plan.algorithms`."
+        )
     return several

@@ -27,6 +27,7 @@ from nvstate.matmul.specify import ARRAYS, Problem, specified, typed
 if TYPE_CHECKING:
     from nvstate._core.selftest import Sample
 
+
 class MatmulPlan(Plan):
     """A planned product: call it, `d = plan(a, b)`. Made by `plan`; immutable; a pytree.
 
@@ -330,7 +331,12 @@ def made(
             (d for d in placement.local_devices("cuda") if placement.name(d) in where.devices), None
         )
     if device is not None:
-        support.require(spec, support.capability(device), _native.cublaslt_version())
+        support.require(
+            spec, support.capability(device), _native.cublaslt_version(), c_of(spec, types)
+        )
+    if not isinstance(preferences, Preferences | None):
+        do = "Pass `nvstate.matmul.Preferences(…)`."
+        raise error("no preferences", "`Preferences` or None", repr(preferences), do)
     chosen = (preferences or Preferences()).pinned(device)
     plan = MatmulPlan.chosen(spec, types, where, (chosen, ()))
     if algorithm is not None:
@@ -339,6 +345,12 @@ def made(
         query.algorithms(plan, 1)  # a product that there is no algorithm for is found here
     log.info("planned", plan, start)
     return plan
+
+
+def c_of(spec: MatmulSpec, types: tuple[OperandType, ...]) -> OperandType | None:
+    """Type of `c` as a matrix."""
+    c = dict(zip(spec.names, types, strict=True)).get("c")
+    return c and OperandType(primitive.matrix_shape("c", spec.vectors, c.shape), c.dtype)
 
 
 def require_contiguous(name: str, x: np.ndarray[Any, Any]) -> None:
