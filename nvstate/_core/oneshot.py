@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from nvstate._core import aval, placement
+from nvstate._core.compat import ArrayImpl
 from nvstate._core.placement import Placement
 
 KEPT = 64  # for each operation
@@ -18,14 +19,20 @@ _caches: list[Any] = []
 
 
 def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of hashable arguments that makes plans, and remembers the latest of them."""
-    cached = functools.lru_cache(maxsize=KEPT)(make)
+    """A function of hashable arguments that makes plans, and remembers the latest of them.
+
+    Arguments that are equal but differ in type, as 1, 1.0 and True are, are different arguments;
+    not so inside of a tuple.
+    """
+    cached = functools.lru_cache(maxsize=KEPT, typed=True)(make)
     _caches.append(cached)
     return cached
 
 
 def whereabouts(x: Any) -> Any:
     """Where an operand lives, as the array has it: to derive a placement costs more than a call."""
+    if type(x) is ArrayImpl:
+        return x.sharding
     if aval.is_traced(x):
         return _TRACED
     return x.sharding if isinstance(x, jax.Array) else None

@@ -25,11 +25,10 @@ def named(plan: Plan, args: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[
         OperandError: one is missing, unknown, or given twice.
     """
     names = plan.spec.names
-    given = dict(zip(names, args, strict=False))
-    if len(args) <= len(names) and not given.keys() & keywords.keys():
-        given |= keywords
-        if len(given) == len(names) and all(name in given for name in names):
-            return tuple(given[name] for name in names)
+    if len(args) + len(keywords) == len(names):
+        rest = names[len(args) :]
+        if all(name in keywords for name in rest):
+            return (*args, *(keywords[name] for name in rest))
     came = [f"{len(args)} by position"] * bool(args) + [f"`{k}`" for k in keywords]
     what = f"one operand, `{names[0]}`" if len(names) == 1 else f"{len(names)} operands"
     keywords_ = ", ".join(f"{name}={name}" for name in names)

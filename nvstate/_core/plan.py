@@ -214,7 +214,8 @@ class Plan:
     _compiled: ClassVar[Compiled | None] = None
     # Of the operands that last passed `check`: compared, and not derived again. Identity comes
     # first, since equality costs microseconds in some versions of JAX.
-    _accepted: ClassVar[tuple[Any, ...]] = ()
+    _accepted: ClassVar[tuple[Any, ...]] = ()  # shardings
+    _avals: ClassVar[tuple[Any, ...]] = ()
 
     def drop(self) -> None:
         """Drop what was compiled for eager calls."""
@@ -268,7 +269,12 @@ class Plan:
             else:
                 return
         elif self._passed(values):
-            for x, (shape, dtype) in zip(values, self._arrays, strict=False):  # as many
+            for x, known in zip(values, self._avals, strict=False):  # as many
+                if x.aval is not known or x.is_deleted():
+                    break
+            else:
+                return
+            for x, (shape, dtype) in zip(values, self._arrays, strict=False):
                 if x.shape != shape or x.dtype != dtype or x.is_deleted():
                     break
             else:
@@ -277,6 +283,7 @@ class Plan:
             self, values, [self.places[n] for n in (self.places if new is None else new)]
         )
         if all(type(x) is ArrayImpl for x in values):
+            self.__dict__["_avals"] = tuple(x.aval for x in values)
             self.__dict__["_accepted"] = tuple(x.sharding for x in values)
 
     def absent(self, name: str) -> str | None:

@@ -110,7 +110,8 @@ def reset(bound: Bound, /, **operands: Any) -> Bound:
         >>> nvs.execute(nvs.reset(bound, x=2 * x))[0, 0]
         Array(16.+0.j, dtype=complex64)
     """
-    want(bound, Bound, "reset")
+    if type(bound) is not Bound:
+        want(bound, Bound, "reset")
     if not operands:
         return bound
     plan, values = bound.plan, _with(bound, operands)
@@ -176,9 +177,9 @@ def execute(target: Plan | Bound, /, *args: Any, **operands: Any) -> Any:
         >>> nvs.execute(nvs.fft.plan(x, axes=(1,)), x=x).shape
         (2, 8)
     """
-    if isinstance(target, Plan):
-        return target(*args, **operands)
     if type(target) is not Bound:
+        if isinstance(target, Plan):
+            return target(*args, **operands)
         want(target, Bound, "execute")
     if args or operands:
         plan = target.plan

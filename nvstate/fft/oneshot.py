@@ -450,7 +450,7 @@ def _execute(name: str, x: Any, *problem: Any) -> Any:
         raise TypeError(f"{name}() got an unexpected keyword argument {min(unknown)!r}")
     where = oneshot.whereabouts(x)
     try:
-        made = _plan(name, x.shape, x.dtype, where, *arguments, *options.items())
+        made = _plan(name, x.shape, x.dtype, where, *arguments, **options)
     except TypeError:  # an argument that cannot be a key, which `plan` refuses in its own words
         made = plan(x, **dict(zip(_ARGUMENTS, arguments, strict=True)), **options)
     return made(x)
@@ -471,7 +471,7 @@ def _plan(
     s: tuple[int, ...] | None,
     axes: tuple[int, ...] | None,
     norm: Norm | None,
-    *options: tuple[str, Any],
+    **options: Any,
 ) -> FFTPlan:
     operand = OperandType(shape, str(dtype))
     real = kind == "r2c"
@@ -488,7 +488,7 @@ def _plan(
             f"{other}{cast}.",
         )
     problem = {"kind": kind, "direction": direction, "n": n, "s": s, "axes": axes, "norm": norm}
-    return planned(operand, oneshot.placed(whereabouts), **problem, **dict(options))
+    return planned(operand, oneshot.placed(whereabouts), **problem, **options)
 
 
 def _error(name: str, expected: str, got: str, do: str) -> errors.SpecError:

@@ -2,6 +2,7 @@
 
 from nvstate.matmul import scaling
 from nvstate.matmul.algorithm import Algorithm
+from nvstate.matmul.capabilities import Capabilities
 from nvstate.matmul.chain import chain
 from nvstate.matmul.oneshot import matmul
 from nvstate.matmul.plan import MatmulPlan, plan
@@ -13,6 +14,7 @@ from nvstate.matmul.tuning import autotune
 
 __all__ = [
     "Algorithm",
+    "Capabilities",
     "MatmulPlan",
     "MatmulResult",
     "MatmulSpec",

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from nvstate.matmul import capabilities
 from nvstate.matmul.arguments import error
+from nvstate.matmul.capabilities import Capabilities
 
 if TYPE_CHECKING:
     from nvstate.matmul.plan import MatmulPlan
 
 SIZE = 64  # bytes of cublasLtMatmulAlgo_t, in CUDA 12 and 13
-CONFIGURATION = (
-    "id",
-    "tile",
-    "stages",
-    "split_k",
-    "reduction_scheme",
-    "cta_swizzling",
-    "custom_option",
-    "inner_shape",
-    "cluster_shape",
-)
+CONFIGURATION = ("id", *capabilities.CONFIGURABLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +71,11 @@ class Algorithm:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
     @functools.cached_property
-    def capabilities(self) -> dict[str, int | list[int]]:
+    def capabilities(self) -> Capabilities:
         """What its id can be configured to, as cuBLASLt says; not all of it for each problem."""
         from nvstate import _native
 
-        return _native.cublaslt_capabilities(self.data)
+        return capabilities.of(_native.cublaslt_capabilities(self.data))
 
     def replace(self, **configuration: int) -> Algorithm:
         """Return the algorithm with another configuration. Plans check it again.
@@ -96,26 +89,8 @@ class Algorithm:
         """
         from nvstate import _native
 
-        can = self.capabilities
         for name, value in configuration.items():
-            allowed = {"tile": can.get("tiles"), "stages": can.get("stages")}.get(name)
-            most = {"custom_option": can.get("custom_option_max"), "cta_swizzling": 1}.get(name)
-            named = name in CONFIGURATION and name != "id"
-            if (
-                not named
-                or type(value) is not int
-                or value < 0
-                or (isinstance(allowed, list) and allowed and value not in allowed)
-                or (isinstance(most, int) and value > most)
-                or (name == "split_k" and value != 1 and not can.get("split_k", 1))
-            ):
-                raise error(
-                    f"`{name}={value!r}` is outside of the algorithm's capabilities",
-                    f"one of {allowed}" if named and allowed else
-                    f"a number of {', '.join(CONFIGURATION[1:])}",
-                    f"{name}={value!r}",
-                    "See `algorithm.capabilities`.",
-                )  # fmt: skip
+            self.capabilities.require(name, value)
         return dataclasses.replace(
             self, data=_native.cublaslt_configured(self.data, **configuration), time_us=None
         )
@@ -186,10 +161,9 @@ def require_algorithms(value: Any) -> tuple[Algorithm, ...]:
     Raises:
         SpecError: something else.
     """
-    several = (value,) if isinstance(value, Algorithm) else tuple(value)
-    for one in several:
-        if not isinstance(one, Algorithm):
-            raise error(
-                "no algorithm", "an `Algorithm` or several", repr(one), "See `plan.algorithms`."
-            )
+    several = tuple(value) if isinstance(value, Sequence) else (value,)
+    if not several or not all(isinstance(one, Algorithm) for one in several):
+        raise error(
+            "no algorithm", "an `Algorithm` or several", repr(value), "See `plan.algorithms`."
+        )
     return several

@@ -150,6 +150,13 @@ def scalar(name: str, value: Any, scale: str) -> str | None:
     if value is None:
         return None
     if isinstance(value, OperandType):
+        if scale == "int32":
+            raise error(
+                f"`{name}` of an int32 product is a number",
+                "0 or 1",
+                str(value),
+                'Pass one of them, or `scale_type="float32"` for an int8 result.',
+            )
         if value.shape or value.dtype != scale:
             raise error(
                 f"`{name}` of another type",
@@ -190,12 +197,12 @@ def scalings(a: str, block_scaling: Any) -> tuple[Scaling | None, Scaling | None
             )
         return None, None
     default = "nvfp4" if a == table.E2M1 else "mxfp8" if block_scaling is True else "tensor"
-    given = default if block_scaling in (None, True, False) else block_scaling
-    pair = given if isinstance(given, tuple) else (given, given)
+    given = default if block_scaling is None or isinstance(block_scaling, bool) else block_scaling
+    pair: Any = given if isinstance(given, tuple) else (given, given)
     allowed: tuple[Any, ...] = ("nvfp4",) if a == table.E2M1 else get_args(Scaling)[:-1]
     hopper = ("1x128", "128x128")
-    mixed = len(set(pair)) > 1 and not set(pair) <= set(hopper)
-    if len(pair) != 2 or not all(mode in allowed for mode in pair) or mixed:
+    known = len(pair) == 2 and all(mode in allowed for mode in pair)
+    if not known or (pair[0] != pair[1] and not all(mode in hopper for mode in pair)):
         raise error(
             "unknown `block_scaling`",
             f'one of {listed(allowed)}, or a pair of "1x128" and "128x128"',
@@ -209,15 +216,25 @@ def scalings(a: str, block_scaling: Any) -> tuple[Scaling | None, Scaling | None
             repr(block_scaling),
             'Pass `block_scaling=("1x128", "128x128")`.',
         )
-    return pair  # pyright: ignore[reportReturnType]
+    return pair
 
 
 def aux_dtype(
     parts: Parts, operand: OperandType | None, wanted: Any, result: str, c: str | None, a: str
 ) -> str | None:
     """Dtype of gelu_aux, which the epilog gives or takes."""
-    if parts.takes == "gelu_aux":
-        return operand.dtype if operand else result
+    own = table.bias_type(result, c, a) if result in table.NARROW else result
+    if parts.takes == "gelu_aux" and wanted is None:
+        name = operand.dtype if operand else own
+        allowed = (own, *(t for t in ("bfloat16", "float16") if a in table.FP8 and t != own))
+        if name not in allowed:
+            raise error(
+                "`gelu_aux` of the wrong type",
+                f"one of {listed(allowed)}",
+                str(operand),
+                f'Pass what epilog "gelu_aux" made for a result of {own}.',
+            )
+        return name
     if parts.gives != "gelu_aux":
         if wanted is not None:
             raise error(
@@ -227,7 +244,6 @@ def aux_dtype(
                 "Leave `aux_dtype` out.",
             )
         return None
-    own = table.bias_type(result, c, a) if result in table.NARROW else result
     name = own if wanted is None else _dtype("aux_dtype", wanted)
     allowed = {own, *(("bfloat16", "float16", *sorted(table.FP8)) if a in table.FP8 else ())}
     if name not in allowed:
@@ -332,6 +348,14 @@ def operands(made: MatmulSpec, types: dict[str, OperandType], batch: tuple[int, 
     extra = [name for name in types if name not in made.names]
     if missing or extra:
         raise _operands_of(made, missing, extra)
+    batches = {name: made.batch(name, types[name].shape) for name in "ab"}
+    if made.scaling_a in ("mxfp8", "nvfp4") and batches["a"] != batches["b"]:
+        raise error(
+            f"batch axes that broadcast under {_modes(made)} scaling",
+            "equal batch axes of `a` and `b`, or none",
+            f"a {types['a']}, b {types['b']}",
+            "Broadcast the operand and its scales first.",
+        )
     for name in made.names[2:]:
         t, dtype, core = types[name], made.dtype(name), made.core(name)
         if name == "c":
@@ -367,13 +391,6 @@ def operands(made: MatmulSpec, types: dict[str, OperandType], batch: tuple[int, 
             if name == "bias":
                 do = f'Convert it with `bias.astype("{dtype}")`.'
             raise error(f"`{name}` of the wrong type", str(OperandType(core, dtype)), str(t), do)
-    if made.aux_dtype in table.FP8 and made.parts.takes:
-        raise error(
-            f"`gelu_aux` of {made.aux_dtype}",
-            f"{made.result_dtype}, bfloat16 or float16",
-            str(types["gelu_aux"]),
-            'Make it with `aux_dtype="bfloat16"`.',
-        )
 
 
 def _within(outer: tuple[int, ...], batch: tuple[int, ...]) -> bool:

@@ -11,7 +11,8 @@ import numpy as np
 
 from nvstate._core import aval, log, oneshot
 from nvstate._core.aval import Device, OperandType
-from nvstate._core.placement import Execution
+from nvstate._core.compat import ArrayImpl
+from nvstate._core.placement import Execution, Placement
 from nvstate.matmul.algorithm import Algorithm
 from nvstate.matmul.plan import MatmulPlan, made, plan
 from nvstate.matmul.preferences import Preferences
@@ -56,38 +57,60 @@ def matmul(
 
     Source: as `plan`.
     """
-    rest: dict[str, Any] = dict(problem)
-    given = {"a": a, "b": b, "c": c} | {n: rest.pop(n) for n in list(rest) if n in ARRAYS}
-    numbers = (int, float, np.floating, np.integer)
-    for name, x in given.items():
-        if name.startswith("scale") and isinstance(x, numbers) and not isinstance(x, bool):
-            array = np.asarray(x, np.float32)
-            given[name] = array if isinstance(a, np.ndarray) else jnp.asarray(array)
-    operands = {name: x for name, x in given.items() if isinstance(x, np.ndarray | jax.Array)}
-    others = {n: x for n, x in given.items() if n not in operands and (x is not None or n in "ab")}
+    operands: dict[str, Any] = {"a": a, "b": b} if c is None else {"a": a, "b": b, "c": c}
+    said: dict[str, Any] = {}
+    for name, x in problem.items():
+        if name not in ARRAYS:
+            said[name] = x
+        elif x is not None:
+            operands[name] = _scale(a, x) if name.startswith("scale") else x
     options = {"preferences": preferences, "algorithm": algorithm, "execution": execution}
-    key = tuple((name, x.shape, x.dtype, oneshot.whereabouts(x)) for name, x in operands.items())
+    for name, option in options.items():
+        if option is not None:
+            said[name] = option
     try:
-        known = aval.is_array(a) and aval.is_array(b)
-        planned = _plan(key, *others.items(), *rest.items(), *options.items()) if known else None
+        planned = _plan(*map(_key, operands, operands.values()), **said)
     except TypeError:  # an argument that cannot be a key, which `plan` refuses in its own words
-        planned = None
-    if planned is None:
         planned = plan(a, b, c, **options, **problem)  # pyright: ignore[reportArgumentType]
-    return planned(*(given[name] for name in planned.spec.names))
+    if len(operands) == 2:
+        return planned(a, b)
+    return planned(*map(operands.__getitem__, planned.spec.names))
+
+
+def _scale(a: Any, x: Any) -> Any:
+    """A scale; a number as an array of the operands' package."""
+    if isinstance(x, int | float | np.floating | np.integer) and not isinstance(x, bool):
+        array = np.asarray(x, np.float32)
+        return array if isinstance(a, np.ndarray) else jnp.asarray(array)
+    return x
+
+
+def _key(name: str, x: Any) -> tuple[Any, ...]:
+    """What a plan depends on of an operand.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if type(x) is ArrayImpl:
+        return name, x.aval, x.sharding
+    if isinstance(x, np.ndarray | jax.Array) and aval.is_array(x):
+        return name, OperandType(x.shape, str(x.dtype)), oneshot.whereabouts(x)
+    if isinstance(x, int | float | complex | np.number) and name in ("alpha", "beta"):
+        return name, type(x), repr(x), x  # 0.0 is -0.0, and 1 is True
+    raise TypeError(f"{name} is no operand")
 
 
 @oneshot.remembered
-def _plan(key: Any, *rest: tuple[str, Any]) -> MatmulPlan:
-    start, said = log.now(), dict(rest)
-    preferences, algorithm, execution = (
-        said.pop(name) for name in ("preferences", "algorithm", "execution")
-    )
-    types: dict[str, Any] = {name: OperandType(shape, str(d)) for name, shape, d, _ in key}
-    places = {name: oneshot.placed(where) for name, _, _, where in key}
-    for name in ARRAYS:
-        if name in said:
-            types[name] = typed(name, said.pop(name))
+def _plan(*operands: tuple[Any, ...], **said: Any) -> MatmulPlan:
+    start = log.now()
+    types: dict[str, Any] = {}
+    places: dict[str, Placement | None] = {}
+    for name, kind, where, *number in operands:
+        if number:
+            types[name] = typed(name, number[0])
+        else:
+            types[name] = OperandType(kind.shape, str(kind.dtype))
+            places[name] = oneshot.placed(where)
+    options = [said.pop(name, None) for name in ("preferences", "algorithm", "execution")]
     spec = specified(types, **said)
-    operands = tuple(types[n] for n in spec.names)
-    return made(spec, operands, places, preferences, algorithm, execution, start)
+    return made(spec, tuple(types[n] for n in spec.names), places, *options, start)

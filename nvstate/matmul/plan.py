@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import html
 import types as python_types
 from collections.abc import Mapping, Sequence
@@ -25,8 +26,6 @@ from nvstate.matmul.specify import ARRAYS, Problem, specified, typed
 
 if TYPE_CHECKING:
     from nvstate._core.selftest import Sample
-
-_found: dict[tuple[Any, ...], tuple[Algorithm, ...]] = {}
 
 
 class MatmulPlan(Plan):
@@ -75,9 +74,10 @@ class MatmulPlan(Plan):
 
     def check(self, values: tuple[Any, ...], places: list[int] | None = None) -> None:
         """Raise `OperandError` unless these values, of which those at `places` are new, fit."""
-        for name, x in zip(self.spec.names, values, strict=True):
-            if isinstance(x, np.ndarray):
-                require_contiguous(name, x)
+        if self.placement is None or self._numpy:
+            for name, x in zip(self.spec.names, values, strict=True):
+                if isinstance(x, np.ndarray):
+                    require_contiguous(name, x)
         super().check(values, places)
 
     def absent(self, name: str) -> str | None:
@@ -106,23 +106,28 @@ class MatmulPlan(Plan):
     def algorithms(self) -> tuple[Algorithm, ...]:
         """All candidates, in the heuristic's order, or by time once measured; () on CPUs.
 
-        On a CUDA device, the first use asks cuBLASLt.
+        The first use asks cuBLASLt, for the device where the plan is placed; for the first CUDA
+        device, if the plan was made from abstract types. For a device of another kind plan there:
+        that is another plan, with candidates of its own.
         """
-        if self.backend == "xla":
+        return self.__dict__.get("_measured") or self.proposed
+
+    @functools.cached_property
+    def proposed(self) -> tuple[Algorithm, ...]:
+        """The heuristic's candidates in its order, whatever is pinned; they live as the plan."""
+        if self.backend == "xla" or self.is_empty:
             return ()
-        measured = self.__dict__.get("_measured")
-        if measured:
-            return measured
-        key = (self.spec, self.types, self.placement, self.choices[0])
-        if key not in _found:
-            unpinned = (self.choices[0], ())
-            _found[key] = query.algorithms(self, self.preferences.limit, unpinned)
-        return _found[key]
+        return query.algorithms(self, self.preferences.limit, (self.choices[0], ()))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to multiply: XLA writes the result, and no library is asked."""
+        return 0 in (*self.result.shape, self.spec.k)
 
     @property
     def algorithm(self) -> Algorithm | None:
-        """The one that runs; None where no GPU can be asked."""
-        if self.backend == "xla" or query.device_of(self) is None:
+        """The one that runs; None where no GPU can be asked, and of a product without elements."""
+        if self.backend == "xla" or self.is_empty or query.device_of(self) is None:
             return self.pinned[0] if self.pinned else None
         return query.algorithms(self, 1)[0]
 
@@ -141,7 +146,7 @@ class MatmulPlan(Plan):
     def pinning(self, several: tuple[Algorithm, ...]) -> MatmulPlan:
         """The plan with these pinned, in place of those of its own problem before."""
         digest = self.matrix_spec().digest
-        if self.backend == "cublaslt":
+        if self.backend == "cublaslt" and not self.is_empty:
             several = tuple(query.checked(self, one) for one in several)
         kept = [p for p in self.choices[1] if p[0] != str(digest)]
         pins = (*kept, *(algorithms.pin(digest, one) for one in several))
@@ -167,7 +172,7 @@ class MatmulPlan(Plan):
     @property
     def workspace_bytes(self) -> int:
         """Bytes that one call needs beside operands and results; 0 on CPU."""
-        if self.backend == "xla":
+        if self.backend == "xla" or self.is_empty:
             return 0
         call, operands, results = query.call_of(self)
         device = query.device_of(self)
@@ -326,15 +331,26 @@ def made(
             (d for d in placement.local_devices("cuda") if placement.name(d) in where.devices), None
         )
     if device is not None:
-        support.require(spec, support.capability(device), _native.cublaslt_version())
+        support.require(
+            spec, support.capability(device), _native.cublaslt_version(), c_of(spec, types)
+        )
+    if not isinstance(preferences, Preferences | None):
+        do = "Pass `nvstate.matmul.Preferences(…)`."
+        raise error("no preferences", "`Preferences` or None", repr(preferences), do)
     chosen = (preferences or Preferences()).pinned(device)
     plan = MatmulPlan.chosen(spec, types, where, (chosen, ()))
     if algorithm is not None:
         plan = plan.pinning(algorithms.require_algorithms(algorithm))
-    elif device is not None and 0 not in (*plan.result.shape, spec.k):
+    elif device is not None and not plan.is_empty:
         query.algorithms(plan, 1)  # a product that there is no algorithm for is found here
     log.info("planned", plan, start)
     return plan
+
+
+def c_of(spec: MatmulSpec, types: tuple[OperandType, ...]) -> OperandType | None:
+    """Type of `c` as a matrix."""
+    c = dict(zip(spec.names, types, strict=True)).get("c")
+    return c and OperandType(primitive.matrix_shape("c", spec.vectors, c.shape), c.dtype)
 
 
 def require_contiguous(name: str, x: np.ndarray[Any, Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 from typing import Any, Literal, get_args
 
@@ -100,6 +101,17 @@ class Preferences:
             raise error("`max_waves_count` is a number", "0.0 or more", repr(waves), "Pass one.")
         for name in ("fast_accumulation", "align_operands"):
             arguments.flag(name, getattr(self, name))
+
+    @functools.cached_property
+    def _key(self) -> tuple[Any, ...]:
+        return type(self.memory_limit), *(getattr(self, f.name) for f in dataclasses.fields(self))
+
+    def __eq__(self, other: object) -> bool:
+        """Equal preferences; 1, a byte, is not 1.0, all of the memory."""
+        return type(other) is Preferences and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     def pinned(self, device: Device | None) -> tuple[tuple[str, Any], ...]:
         """What is not the default, as plain values; a part of a device's memory in bytes."""

@@ -113,7 +113,7 @@ class MatmulSpec(Spec):
         """The epilog, taken apart."""
         return epilogs.parts(self.epilog)
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the operands, in the order of a call: those of this problem."""
         there = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nvstate._core.aval import Device
+from nvstate._core.aval import Device, OperandType
 from nvstate.matmul import table
 from nvstate.matmul.arguments import unsupported
 from nvstate.matmul.spec import MatmulSpec
@@ -25,13 +25,16 @@ def capability(device: Device) -> tuple[int, int]:
     return int(major), int(minor)
 
 
-def require(spec: MatmulSpec, at: tuple[int, int], version: int) -> None:
+def require(
+    spec: MatmulSpec, at: tuple[int, int], version: int, c: OperandType | None = None
+) -> None:
     """Refuse what a device or a version of cuBLASLt has not.
 
     Args:
         spec: of the product.
         at: compute capability of the device.
         version: of cuBLASLt, 130100 being 13.1.0.
+        c: type of the operand, as a matrix.
 
     Raises:
         UnsupportedError: with what is needed and what was found.
@@ -52,6 +55,15 @@ def require(spec: MatmulSpec, at: tuple[int, int], version: int) -> None:
         _version(f'"{mode}" scaling', needed, version)
     if spec.compute_type in _COMPUTE:
         _version(f'compute type "{spec.compute_type}"', _COMPUTE[spec.compute_type], version)
+    parts = spec.parts
+    if spec.aux_dtype is not None and spec.aux_dtype != spec.result_dtype:
+        what = f"gelu_aux of {spec.aux_dtype} with a result of {spec.result_dtype}"
+        _version(what, 120800, version)
+    if spec.k == 1 and parts.sums in ("bgrada", "bgradb"):
+        _version(f'K = 1 with epilog "{spec.epilog}"', 120304, version)
+    rows = c.shape[-2] if c is not None and len(c.shape) > 1 else 1
+    if spec.n == 1 and spec.m > 1 and c is not None and rows == 1 and parts.bias:
+        _version(f'N = 1 with a broadcast `c` and epilog "{spec.epilog}"', 120804, version)
     innermost = spec.a_dtype == "int8" or (spec.a_dtype in table.FP8 and at < (10, 0))
     if innermost:
         for name, flag, wanted in (("a", spec.transpose_a, False), ("b", spec.transpose_b, True)):

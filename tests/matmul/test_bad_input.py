@@ -192,6 +192,55 @@ ROWS = {
         },
         UnsupportedError, r'batch axes under "1x128" scaling',
     ),
+    "aux of another dtype": (
+        (A, B), {"epilog": "dgelu", "gelu_aux": np.zeros((4, 8))}, SpecError,
+        r'`gelu_aux` of the wrong type\n  expected: one of "float32"\n  got:      float64\[4,8\]',
+    ),
+    "aux of FP8": (
+        (F8, G8), {**SCALES, "epilog": "dgelu", "gelu_aux": z(32, 48, dtype=E4M3)}, SpecError,
+        r'`gelu_aux` of the wrong type\n  expected: one of "bfloat16", "float16"',
+    ),
+    "aux_dtype of an operand": (
+        (A, B), {"epilog": "dgelu", "gelu_aux": z(4, 8), "aux_dtype": "float16"}, SpecError,
+        r"`aux_dtype` is about",
+    ),
+    "mask of another dtype": (
+        (A, B), {"epilog": "drelu", "relu_aux": z(4, 16)}, SpecError,
+        r"`relu_aux` of the wrong type\n  expected: uint8\[4,16\]",
+    ),
+    "batch that broadcasts under mxfp8": (
+        (z(2, 128, 128, dtype=E4M3), z(128, 128, dtype=E4M3)),
+        {
+            "scale_a": z(2, 512, dtype="float8_e8m0fnu"), "transpose_b": True,
+            "scale_b": z(512, dtype="float8_e8m0fnu"), "block_scaling": "mxfp8",
+        },
+        SpecError, r'batch axes that broadcast under "mxfp8" scaling',
+    ),
+    "scaling as a list": (
+        (F8, G8), {**SCALES, "block_scaling": ["1x128", "128x128"]}, SpecError,
+        r"unknown `block_scaling`",
+    ),
+    "scaling is 1": ((F8, G8), {**SCALES, "block_scaling": 1}, SpecError, r"unknown `block_scal"),
+    "traced alpha of int32": (
+        (z(4, 8, dtype="int8"), z(8, 4, dtype="int8")), {"alpha": np.ones((), "int32")}, SpecError,
+        r"`alpha` of an int32 product is a number\n  expected: 0 or 1",
+    ),
+    "epilog of int8": (
+        (z(4, 8, dtype="int8"), z(8, 4, dtype="int8")), {"epilog": "relu"}, UnsupportedError,
+        r'cuBLASLt has no epilog "relu" for int8',
+    ),
+    "FP4 and aux": (
+        (z(128, 128, dtype=table.E2M1), z(128, 128, dtype=table.E2M1)),
+        {
+            "scale_a": z(1024, dtype=E4M3), "scale_b": z(1024, dtype=E4M3), "transpose_b": True,
+            "epilog": "gelu_aux",
+        },
+        UnsupportedError, r'no epilog "gelu_aux" for float4_e2m1fn',
+    ),
+    "K is 1 with dgelu": (
+        (z(4, 1), z(1, 6)), {"epilog": "dgelu_bgrad", "gelu_aux": z(4, 8)},
+        UnsupportedError, r'K = 1 with epilog "dgelu_bgrad"',
+    ),
     "K is 1": (
         (z(4, 1), z(1, 6)), {"epilog": "drelu", "relu_aux": z(4, 16, dtype="uint8")},
         UnsupportedError, r'K = 1 with epilog "drelu"',
@@ -291,7 +340,7 @@ def test_operands_live_in_one_place():
     other = jax.device_put(jnp.asarray(B), jax.devices("cpu")[1])
     with pytest.raises(OperandError, match=r"different places(.*\n)*.*`a` on cpu:0, `b` on cpu:1"):
         nvs.matmul.plan(a, other)
-    with pytest.raises(OperandError, match=r"`b` on cpu:0 \(numpy\)"):
+    with pytest.raises(OperandError, match=r"`b` on cpu \(numpy\)"):
         nvs.matmul.plan(a, B)
     pinned = jax.device_put(jnp.asarray(B), other.sharding.with_memory_kind("pinned_host"))
     with pytest.raises(OperandError, match=r"`b` on cpu:1 \(pinned_host\)"):
@@ -310,8 +359,27 @@ def test_autotune_wants_concrete_arrays():
 def test_algorithms_are_64_bytes():
     with pytest.raises(SpecError, match="no algorithm\n  expected: 64 bytes\n  got:      3 bytes"):
         nvs.matmul.Algorithm(b"abc", (1, 1, 1, 1))
-    with pytest.raises(SpecError, match="no algorithm"):
-        nvs.matmul.plan(A, B, algorithm=["best"])
+    for wrong in (["best"], 3, ()):
+        with pytest.raises(SpecError, match="no algorithm\n  expected: an `Algorithm` or several"):
+            nvs.matmul.plan(A, B, algorithm=wrong)
+    for function in (nvs.matmul.plan, nvs.matmul.matmul):
+        with pytest.raises(SpecError, match="no preferences\n.*\n.*3"):
+            function(A, B, preferences=3)
+
+
+def test_views_are_refused_wherever_they_come():
+    plan = nvs.matmul.plan(A, B)
+    turned = z(8, 4).T
+    text = r"`a` is not contiguous(.*\n)*.*strides \(4, 16\) bytes\nPass `numpy.ascontiguousarray"
+    for act in (
+        lambda: nvs.matmul.plan(turned, B),
+        lambda: nvs.matmul.matmul(turned, B),
+        lambda: plan(turned, B),
+        lambda: nvs.bind(plan, a=turned, b=B),
+        lambda: nvs.reset(nvs.bind(plan, a=A, b=B), a=turned),
+    ):
+        with pytest.raises(OperandError, match=text):
+            act()
 
 
 def test_plan_takes_a_spec_or_operands():

@@ -427,7 +427,7 @@ def test_algorithm_ids_and_from_id(rng):
 def test_an_edited_algorithm_is_checked(rng):
     plan, a, b = tuned_operands(rng)
     first = plan.algorithm
-    tiles = first.capabilities["tiles"]
+    tiles = first.capabilities.tiles
     edited = 0
     for tile in tiles:  # many of which fit other problems only
         if edited == 3:

@@ -1,8 +1,11 @@
 """Plans as data: what they hold, how they print, where they are kept, what they take."""
 
+import dataclasses
+import gc
 import pickle
 import subprocess
 import sys
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +13,9 @@ import numpy as np
 import pytest
 
 import nvstate as nvs
+from nvstate import _native
 from nvstate._core import host
+from nvstate.matmul import query
 from tests.matmul import oracle
 
 
@@ -33,6 +38,46 @@ def test_algorithms_are_compared_by_data_and_problem(algorithm):
     array = algorithm.to_numpy()
     assert (array.dtype, array.shape) == (np.uint64, (8,))
     assert nvs.matmul.Algorithm.from_numpy(array, algorithm.problem) == algorithm
+
+
+TOLD = {
+    "split_k": 1, "reduction_scheme_mask": 5, "cta_swizzling": 0, "custom_option_max": 3,
+    "pointer_mode_mask": 3, "epilogue_mask": 2 | 4 | 32 | 256, "numerical_impl_flags": 2 | 1 << 9,
+    "alignment_a": 8, "alignment_b": 16, "alignment_c": 1, "alignment_d": 2,
+    "tiles": [1, 2, 3, 20], "stages": [], "strided_batch": 1,
+}  # fmt: skip
+
+
+def test_capabilities_are_in_our_words(algorithm, monkeypatch):
+    monkeypatch.setattr(_native, "cublaslt_capabilities", lambda _: TOLD)
+    monkeypatch.setattr(_native, "cublaslt_configured", lambda data, **_: data[::-1])
+    can = algorithm.capabilities
+    assert type(can) is nvs.matmul.Capabilities
+    assert (can.tiles, can.stages, can.split_k) == ((1, 2, 3, 20), (), True)
+    assert can.reduction_schemes == ("inplace", "output_type")
+    assert can.epilogs == ("relu", "gelu", "bias", "relu_bias", "gelu_bias", "bgradb")
+    assert can.pointer_modes == ("host", "device")
+    assert can.numerical_impl == ("hmma", "accumulator_32f")
+    assert dict(can.alignments) == {"a": 16, "b": 8, "c": 1, "d": 2}
+    assert (can.cta_swizzling, can.strided_batch, can.out_of_place) == (False, True, False)
+    assert "  tiles: 1-3, 20\n  stages: none\n" in repr(can)
+    assert "  alignments: a 16, b 8, c 1, d 2\n" in repr(can)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        can.tiles = ()
+    for good in ({"tile": 20}, {"stages": 7}, {"reduction_scheme": 4}, {"cluster_shape": 2}):
+        assert algorithm.replace(**good).data == algorithm.data[::-1]
+    for wrong, expected in (
+        ({"tile": 4}, "`tile` of 1-3, 20"),
+        ({"tile": 1.0}, "`tile` of 1-3, 20"),
+        ({"split_k": -1}, "`split_k` of 0 or more"),
+        ({"reduction_scheme": 2}, "`reduction_scheme` of 0-1, 4"),
+        ({"cta_swizzling": 1}, "`cta_swizzling` of 0"),
+        ({"custom_option": 4}, "`custom_option` of 0-3"),
+        ({"id": 1}, "one of the settings tile, "),
+    ):
+        with pytest.raises(nvs.errors.SpecError, match="outside of the algorithm's cap") as raised:
+            algorithm.replace(**wrong)
+        assert f"expected: {expected}" in str(raised.value)
 
 
 def test_a_pinned_algorithm_lives_in_the_plan(algorithm, tmp_path):
@@ -84,6 +129,31 @@ def test_a_damaged_plan_is_refused(algorithm):
         assert old in text
         with pytest.raises(nvs.errors.StoreError):
             type(plan).from_json(text.replace(old, new, 1))
+
+
+def test_candidates_are_asked_once_and_live_as_their_plan(algorithm, monkeypatch):
+    asked = []
+
+    def found(plan, limit, choices):
+        asked.append(plan.placement)
+        return (dataclasses.replace(algorithm),)
+
+    monkeypatch.setattr(query, "algorithms", found)
+    monkeypatch.setattr(nvs.matmul.MatmulPlan, "backend", "cublaslt")
+    plan = nvs.matmul.plan(A, B)
+    assert plan.algorithms == nvs.matmul.plan(A, B).algorithms == (algorithm,)
+    assert len(asked) == 1
+    here, there = (
+        nvs.matmul.plan(*(jax.device_put(x, device) for x in (A, B)))
+        for device in jax.devices("cpu")[:2]
+    )
+    assert here.algorithms == there.algorithms
+    assert len(asked) == 3  # each device is asked, of whatever kind it is
+    assert str(asked[1]) != str(asked[2])
+    kept = weakref.ref(plan.algorithms[0])
+    del plan
+    gc.collect()
+    assert kept() is None
 
 
 def test_preferences_are_in_the_plan():
@@ -142,6 +212,40 @@ def test_one_shot_calls_plan_once():
     assert (after.misses - before.misses, after.hits - before.hits) == (1, 3)
     assert np.allclose(nvs.matmul.matmul(A, B, alpha=3.0), 24)
     assert np.allclose(nvs.matmul.matmul(A, B, alpha=2.0), 16)
+
+
+def test_equal_numbers_of_different_types_are_different_arguments():
+    nvs.cache.clear()
+    c64 = np.ones((2, 2), "complex64")
+    assert np.signbit(nvs.matmul.matmul(A, B, alpha=-0.0)).all()
+    assert not np.signbit(nvs.matmul.matmul(A, B, alpha=0.0)).any()
+    assert np.allclose(nvs.matmul.matmul(c64, c64, alpha=1 + 0j), 2)
+    nvs.matmul.matmul(A, B, alpha=1.0, transpose_a=False)
+    for wrong in (
+        {"alpha": 1 + 0j},
+        {"alpha": True},
+        {"transpose_a": 0},
+        {"transpose_b": np.False_},
+        {"inplace": 0},
+    ):
+        with pytest.raises(nvs.errors.SpecError):
+            nvs.matmul.matmul(A, B, **wrong)
+    x = np.ones((4, 8), "complex64")
+    nvs.fft.fft(x.copy(), inplace=True)
+    with pytest.raises(nvs.errors.SpecError):
+        nvs.fft.fft(x.copy(), inplace=1)
+
+
+def test_a_byte_is_not_all_memory():
+    one, whole = (nvs.matmul.Preferences(memory_limit=limit) for limit in (1, 1.0))
+    assert one != whole
+    assert len({one, whole}) == 2
+    assert one == pickle.loads(pickle.dumps(one))
+    assert hash(one) == hash(nvs.matmul.Preferences(memory_limit=1))
+    assert one != 1
+    nvs.matmul.matmul(A, B, preferences=one)
+    with pytest.raises(nvs.errors.SpecError, match="no CUDA device is visible"):
+        nvs.matmul.matmul(A, B, preferences=whole)
 
 
 def test_two_plans_in_turn_share_no_state(rng):

@@ -156,6 +156,35 @@ def test_devices_and_versions():
     assert "needs a newer cuBLASLt" in needs(emulated, (10, 0), 120800)
 
 
+def test_versions_of_epilogs():
+    half = np.zeros((16, 16), E4M3)
+    one = np.ones((), "float32")
+    fp8 = nvs.matmul.spec(
+        half, half, transpose_b=True, epilog="gelu_aux", aux_dtype="float16", scale_a=one,
+        scale_b=one,
+    )  # fmt: skip
+    assert needs(fp8, (9, 0), 120703).count("12.8.0") == 1
+    x = np.zeros((4, 1), "float32")
+    for epilog in ("bgrada", "bgradb"):
+        thin = nvs.matmul.spec(x, x.T.copy(), epilog=epilog)
+        said = needs(thin, (9, 0), 120303)
+        assert f'K = 1 with epilog "{epilog}" needs a newer cuBLASLt' in said
+        assert "expected: cuBLASLt 12.3.4\n  got:      12.3.3" in said
+        support.require(thin, (9, 0), 120304)
+    a, b, bias = np.zeros((4, 8), "float32"), np.zeros((8, 1), "float32"), np.zeros(1, "float32")
+    for shape, refused in (((1, 1), True), ((1,), True), ((), True), ((4, 1), False)):
+        c = np.zeros(shape, "float32")
+        spec = nvs.matmul.spec(a, b, c, beta=1.0, bias=bias, epilog="relu_bias")
+        given = nvs.matmul.plan(a, b, c, beta=1.0, bias=bias, epilog="relu_bias").operands["c"]
+        if refused:
+            with pytest.raises(nvs.errors.UnsupportedError, match="N = 1 with a broadcast `c`"):
+                support.require(spec, (9, 0), 120803, given)
+        support.require(spec, (9, 0), 120804 if refused else 120803, given)
+    double = np.zeros((4, 4))
+    emulated = nvs.matmul.spec(double, double, compute_type="float64_emulated_fixedpoint")
+    assert "cuBLASLt 13.2.0\n  got:      13.1.0" in needs(emulated, (10, 0))
+
+
 def test_k_is_innermost_where_it_must_be():
     for flags, name, do in (
         ({"transpose_b": False}, "`b`", "Pass `b.mT` with `transpose_b=True`"),
