@@ -1,25 +1,14 @@
 """One process for all tests: four fake CPU devices, x64 on, no GPU unless one is asked for."""
 
-import importlib.metadata
 import os
 
 GPU = os.environ.get("NVSTATE_REQUIRE_GPU") == "1"
 os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if GPU else "cpu")
-FLAGS = ["--xla_force_host_platform_device_count=4"]
-# XLA would take most of the tests' time to optimize CPU programs that run once; NVSTATE_OPTIMIZED=1
-# lets it. Another jaxlib might not know these flags, and an unknown one ends the process.
-if (
-    not GPU
-    and os.environ.get("NVSTATE_OPTIMIZED") != "1"
-    and importlib.metadata.version("jaxlib").startswith("0.10.")
-):
-    FLAGS += [
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-        "--xla_cpu_parallel_codegen_split_count=1",
-        "--xla_cpu_use_fusion_emitters=false",
-    ]
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *FLAGS])
+# XLA would take most of the tests' time to optimize programs that run once; "0" lets it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if GPU else "1")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
 
 import hypothesis
 import jax

@@ -32,6 +32,8 @@ def run(*arguments, cwd):
     """Run Python on `arguments` with the nvstate under test, and return what it printed."""
     path = os.pathsep.join(filter(None, [str(PACKAGE), os.environ.get("PYTHONPATH")]))
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "MPLBACKEND": "agg"}
+    for name in ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS"):  # set by tests/conftest.py
+        env.pop(name, None)
     done = subprocess.run(
         [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True
     )

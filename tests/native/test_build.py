@@ -17,7 +17,7 @@ from nvstate._native import library
 HERE = pathlib.Path(__file__).parent
 NATIVE = HERE.parents[1] / "nvstate" / "_native"
 WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
-# By program, the sources that it runs under the thread sanitizer, which compiles them with WARNINGS.
+# By program, the sources it runs under the thread sanitizer, which compiles them with WARNINGS.
 SANITIZED = {
     "cache": ["cache"],
     "site": ["attributes", "cache", "dtypes", "error", "ffi"],
