@@ -140,6 +140,7 @@ def test_candidates_are_asked_once_and_live_as_their_plan(algorithm, monkeypatch
 
     monkeypatch.setattr(query, "algorithms", found)
     monkeypatch.setattr(nvs.matmul.MatmulPlan, "backend", "cublaslt")
+    A, B = np.ones((31, 8)), np.ones((8, 29))  # of which no plan lives yet
     plan = nvs.matmul.plan(A, B)
     assert plan.algorithms == nvs.matmul.plan(A, B).algorithms == (algorithm,)
     assert len(asked) == 1
