@@ -605,7 +605,7 @@ def test_pinned_algorithm_runs_and_a_foreign_one_is_refused(rng):
         0, attributes(), typed(arrays), results, workspace=TIGHT, limit=8
     )
     first = None
-    before = _native.cublaslt_unpinned()
+    before = _native.cache_info()["unpinned"]
     for candidate in found:
         pinned = {
             "algorithms": np.frombuffer(candidate["data"], np.uint64),
@@ -614,10 +614,10 @@ def test_pinned_algorithm_runs_and_a_foreign_one_is_refused(rng):
         (d,) = product(arrays, attributes(**pinned), results, workspace=candidate["workspace"])
         first = d if first is None else first
         np.testing.assert_array_equal(np.asarray(d, float), np.asarray(first, float))
-    assert _native.cublaslt_unpinned() == before
+    assert _native.cache_info()["unpinned"] == before
     elsewhere = pinned | {"problems": np.array([1, 2, 3, 4])}
     product(arrays, attributes(**elsewhere), results)
-    assert _native.cublaslt_unpinned() == before + 1
+    assert _native.cache_info()["unpinned"] == before + 1
     wrong = pinned | {"algorithms": np.zeros(8, np.uint64)}
     with pytest.raises(jax.errors.JaxRuntimeError, match="the plan's algorithm does not run here"):
         jax.block_until_ready(product(arrays, attributes(**wrong), results))
