@@ -5,7 +5,6 @@ import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import nvstate as nvs
 from nvstate.matmul import epilog as epilogs
@@ -69,7 +68,8 @@ def slope(given, n):
     """What D of a gradient epilog is multiplied with."""
     if "gelu_aux" in given:
         return oracle.gelu_slope(oracle.wide(given["gelu_aux"][..., :n]))
-    return oracle.bits(given["relu_aux"], n) if n else np.zeros(given["relu_aux"].shape[:-1] + (0,))
+    aux = given["relu_aux"]
+    return oracle.bits(aux, n) if n else np.zeros((*aux.shape[:-1], 0))
 
 
 def planned(given):
@@ -124,3 +124,60 @@ def test_any_product(given):
     assert [f for f, v in r._asdict().items() if v is not None] == [
         f for f in r._fields if f in ("d", parts.gives, parts.sums)
     ]
+
+
+def by_jnp(given, x):
+    """The results that have derivatives, in `jax.numpy`."""
+    parts, sides = epilogs.parts(given["epilog"]), []
+    for side in SIDES:
+        y = x[side].mT if given[f"transpose_{side}"] else x[side]
+        sides.append(jnp.conj(y) if given[f"conjugate_{side}"] else y)
+    a, b = sides
+    z = x.get("alpha", given["alpha"]) * (a @ b)
+    if "c" in x:
+        z = z + x.get("beta", given["beta"]) * x["c"]
+    if parts.bias:
+        z = z + x["bias"][..., None, :]
+    found = {"gelu_aux": z} if parts.gives == "gelu_aux" else {}
+    d = jax.nn.relu(z) if parts.function == "relu" else z
+    d = jax.nn.gelu(z) if parts.function == "gelu" else d
+    n = z.shape[-1]
+    if parts.takes == "relu_aux":
+        d = d * slope(given, n)
+    if parts.takes == "gelu_aux":
+        d = d * jax.jvp(jax.nn.gelu, (aux := x["gelu_aux"][..., :n],), (jnp.ones_like(aux),))[1]
+    if parts.sums in BACKWARD:
+        found[parts.sums] = jnp.sum(d, -2)
+    if parts.sums in SUMS:
+        found[parts.sums] = jnp.sum(a, -1) if parts.sums == "bgrada" else jnp.sum(b, -2)
+    return {"d": d, **found}
+
+
+@hypothesis.settings(max_examples=hypothesis.settings().max_examples // 2)
+@hypothesis.given(problems(["float64", "complex128"], [None, *FORWARD, *BACKWARD, *SUMS]))
+def test_derivatives_of_any_product(given):
+    arrays = {k: jnp.asarray(x) for k, x in given.items() if isinstance(x, np.ndarray)}
+    types = {k: jax.ShapeDtypeStruct(x.shape, x.dtype) for k, x in arrays.items()}
+    plan, _ = planned(given | types)
+    at = {k: x for k, x in arrays.items() if x.dtype != "uint8"}
+    still = {k: x for k, x in arrays.items() if x.dtype == "uint8"}
+
+    def ours(x):
+        r = plan(**x, **still)
+        r = r if isinstance(r, tuple) else nvs.matmul.MatmulResult(r)
+        found = {k: v for k, v in r._asdict().items() if v is not None and k != "relu_aux"}
+        if "gelu_aux" in found:
+            found["gelu_aux"] = found["gelu_aux"][..., : r.d.shape[-1]]
+        return found
+
+    def everything(f):
+        y, back = jax.vjp(f, at)
+        ct = jax.tree.map(lambda y: jnp.cos(jnp.arange(y.size).reshape(y.shape)).astype(y.dtype), y)
+        v = jax.tree.map(lambda x: jnp.sin(x + 1), at)
+        return y, jax.jvp(f, (at,), (v,))[1], back(ct)
+
+    got, want = (jax.jit(lambda f=f: everything(f))() for f in (ours, lambda x: by_jnp(given, x)))
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    for one, other in pairs:
+        assert one.shape == other.shape
+        assert np.allclose(one, other, rtol=1e-11, atol=1e-11)
