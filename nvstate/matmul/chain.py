@@ -206,28 +206,17 @@ def _transposed(specs: Layers, residuals: Any, types: Any, g: Any, choices: Any)
     summed: Any = None  # over M, by the product that made g
     for i in reversed(range(len(specs))):
         spec, x, w, chosen = specs[i], inputs[i], weights[i], choices[i]
-        tw, tbias = tweights[i], tbiases[i]
-        needed = tbias is not None
-        ct_w, ct_bias = None, summed if needed else None
-        if tw is not None:
-            wanted = tbias if needed and summed is None else None
-            _, ct_w, sums = derivative.transposed(spec, (x, w), (None, tw, wanted), g, chosen)
-            ct_bias = sums if wanted is not None else ct_bias
-        elif needed and summed is None:
-            ct_bias = derivative.transposed(spec, (x, w), (None, None, tbias), g, chosen)[2]
-        if needed:
-            cts.append(ct_bias.astype(tbias.dtype))
-        elif spec.parts.bias:
-            cts.append(None)
+        tbias = tbiases[i]
+        wanted = (None if i else tx, tweights[i], tbias if summed is None else None)
+        ct_x, ct_w, sums = derivative.transposed(spec, (x, w), wanted, g, chosen)
+        if spec.parts.bias:
+            ct_bias = sums if summed is None else summed
+            cts.append(None if tbias is None else ct_bias.astype(tbias.dtype))
         cts.append(ct_w)
-        summed = None
         if i:
             g, summed = _backward(spec, specs[i - 1], g, w, auxes[i - 1], chosen)
-        elif tx is not None:
-            ct_x = derivative.transposed(spec, (x, w), (tx, None, None), g, chosen)[0]
-            cts.append(ct_x)
         else:
-            cts.append(None)
+            cts.append(ct_x)
     return cts[::-1]
 
 
@@ -256,15 +245,9 @@ def _backward(
     if made.epilog is not None:
         g, *sums = primitive.matmul(made, g, w, aux, choices=choices)
         return g, sums[0] if sums else None
-    if spec.result_dtype != spec.a_dtype:
-        (g, _, _) = derivative.transposed(spec, (None, w), (_like(spec), None, None), g, choices)
-    else:
-        (g,) = primitive.matmul(made, g, w, choices=choices)
+    rows = jax.ShapeDtypeStruct((spec.m, spec.k), np.dtype(spec.a_dtype))
+    g, _, _ = derivative.transposed(spec, (None, w), (rows, None, None), g, choices)
     return _activated(previous, aux, g), None
-
-
-def _like(spec: MatmulSpec) -> Any:
-    return jax.ShapeDtypeStruct((spec.m, spec.k), np.dtype(spec.a_dtype))
 
 
 _chain = define_several(
