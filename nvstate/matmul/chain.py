@@ -236,12 +236,9 @@ def _backward(
     made = backward(spec, previous)
     if made.epilog is not None:
         return primitive.matmul(made, g, w, aux, choices=choices)[0]
-    (g, _, _) = derivative.transposed(spec, (None, w), (_like(spec), None, None), g, choices)
+    rows = jax.ShapeDtypeStruct((spec.m, spec.k), np.dtype(spec.a_dtype))
+    g, _, _ = derivative.transposed(spec, (None, w), (rows, None, None), g, choices)
     return _activated(previous, aux, g)
-
-
-def _like(spec: MatmulSpec) -> Any:
-    return jax.ShapeDtypeStruct((spec.m, spec.k), np.dtype(spec.a_dtype))
 
 
 _chain = define_several(

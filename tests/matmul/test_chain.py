@@ -3,7 +3,9 @@
 import itertools
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -93,6 +95,25 @@ def test_chain_and_its_derivatives(rng, epilogs):
         jax.jit(jax.vmap(jax.grad(f, 1), axes))(members, *given[1:]) for f in (ours, wanted)
     )
     assert near(got, want)
+
+
+@pytest.mark.parametrize("epilogs", ROWS[1:3], ids=str)
+def test_second_order_against_differences_and_every_order_of_modes(rng, epilogs):
+    widths = [3, 4, 2, 3][: len(epilogs) + 1]
+    plans, given = layers(epilogs, widths, rows=2), operands(rng, epilogs, widths, (2,))
+
+    def ours(x, weights, biases):
+        return jnp.sin(nvs.matmul.chain(plans, x, weights, biases))
+
+    jax.test_util.check_grads(jax.jit(ours), given, 2, ("fwd", "rev"), rtol=1e-5, atol=1e-5)
+    flat, restored = jax.flatten_util.ravel_pytree(given)
+
+    def hessian(f, outer, inner):
+        return jax.jit(outer(inner(lambda flat: jnp.sum(f(*restored(flat))))))(flat)
+
+    want = hessian(lambda *at: jnp.sin(by_jnp(epilogs, *at)), jax.jacfwd, jax.jacrev)
+    modes = (jax.jacfwd, jax.jacrev)
+    assert all(near(hessian(ours, *pair), want) for pair in itertools.product(modes, modes))
 
 
 def test_the_backward_pass_is_made_of_gradient_epilogs(rng):

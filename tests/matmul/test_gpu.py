@@ -790,7 +790,7 @@ def test_slices_of_other_libraries(rng, elements):
     print(f"a slice at {lent.data.ptr % 256} bytes:", "as it lies" if shared else "a copy")
     plan = nvs.matmul.plan(x, put(b), bias=bias, epilog="bias")
     if shared and elements == 1:
-        with pytest.raises(jax.errors.JaxRuntimeError, match="multiple of|lies at an address"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match=r"multiple of|lies at an address"):
             jax.block_until_ready(plan(x, put(b), bias))
         return
     assert np.allclose(plan(x, put(b), bias), a @ b + np.asarray(bias), atol=1e-4)
