@@ -35,6 +35,8 @@ class CacheInfo:
         destroyed: native plans destroyed so far.
         own_workspaces: native plans whose workspace XLA's was too small for, so that they have
             their own.
+        unpinned: calls, once for each device, of products that had algorithms pinned, but none
+            for the extents that a `vmap` or a sharding gave them: there cuBLASLt's heuristic chose.
     """
 
     hits: int
@@ -51,6 +53,7 @@ class CacheInfo:
     found: int
     destroyed: int
     own_workspaces: int
+    unpinned: int
 
 
 def info() -> CacheInfo:

@@ -82,20 +82,25 @@ def measurable(plan: Plan, args: tuple[Any, ...], keywords: dict[str, Any]) -> t
     """
     values = operands.named(plan, args, keywords)
     plan.check(values)
+    require_time(plan.where)
+    if isinstance(values[0], np.ndarray):
+        device = plan.placement and placement.device(plan.where, plan.placement)
+        values = tuple(jax.device_put(x, device) for x in values)
+    return values
+
+
+def require_time(where: str) -> None:
+    """Raise `OperandError` inside a JAX transformation, where nothing can be measured."""
     if compat.is_tracing():
         raise errors.OperandError(
             errors.message(
-                plan.where,
+                where,
                 "there is no time to measure inside a JAX transformation",
                 expected="a call outside of `jit`, `grad` and `vmap`",
                 got="a call inside",
                 do="Call `autotune` first, and close over the plan that it returns.",
             )
         )
-    if isinstance(values[0], np.ndarray):
-        device = plan.placement and placement.device(plan.where, plan.placement)
-        values = tuple(jax.device_put(x, device) for x in values)
-    return values
 
 
 def _measured(plans: Sequence[Plan], values: tuple[Any, ...], rounds: int) -> list[float]:

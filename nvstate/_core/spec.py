@@ -20,7 +20,7 @@ class Spec:
     of these. It holds no batch sizes and no device.
     """
 
-    @property
+    @functools.cached_property
     def names(self) -> tuple[str, ...]:
         """Names of the operands, in the order of a call."""
         return ("x",)

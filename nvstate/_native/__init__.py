@@ -24,7 +24,6 @@ from nvstate._native.cublaslt import (
     cublaslt_heuristic,
     cublaslt_l2_bytes,
     cublaslt_layout,
-    cublaslt_unpinned,
     cublaslt_version,
 )
 from nvstate._native.cufft import (
@@ -64,7 +63,6 @@ __all__ = [
     "cublaslt_heuristic",
     "cublaslt_l2_bytes",
     "cublaslt_layout",
-    "cublaslt_unpinned",
     "cublaslt_version",
     "cufft_estimate",
     "cufft_layout",

@@ -19,6 +19,7 @@ COUNTS = (  # in the order of nvstate_cache_info
     "limit",
     "bytes_limit",
     "recent_bytes",
+    "unpinned",
 )
 
 

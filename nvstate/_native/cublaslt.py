@@ -88,16 +88,6 @@ def cublaslt_version() -> int:
     return version.value
 
 
-def cublaslt_unpinned() -> int:
-    """Native plans so far that had algorithms pinned, but for other problems than theirs."""
-    native = library.loaded()
-    if native is None:
-        return 0
-    count = ctypes.c_int64()
-    library.check(native.nvstate_cublaslt_unpinned(ctypes.byref(count)))
-    return count.value
-
-
 def cublaslt_l2_bytes(device: int) -> int:
     """Bytes of a device's second-level cache.
 

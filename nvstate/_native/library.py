@@ -138,7 +138,6 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_cufft_v1_type_info": (address, []),
         "nvstate_device_cache_bytes": (integer, [integer, out]),
         "nvstate_cublaslt_version": (integer, [out]),
-        "nvstate_cublaslt_unpinned": (integer, [out]),
         "nvstate_cublaslt_layout": (integer, [text, text]),
         "nvstate_cublaslt_heuristic": (integer, [integer, text, text, int64, integer, int64]),
         "nvstate_cublaslt_diagnose": (integer, [integer, text, text, int64]),

@@ -11,6 +11,7 @@ from nvstate.matmul.query import algorithm_ids
 from nvstate.matmul.spec import MatmulResult, MatmulSpec
 from nvstate.matmul.specify import spec
 from nvstate.matmul.tuning import autotune
+from nvstate.matmul.tuning_chain import autotune_chain
 
 __all__ = [
     "Algorithm",
@@ -21,6 +22,7 @@ __all__ = [
     "Preferences",
     "algorithm_ids",
     "autotune",
+    "autotune_chain",
     "chain",
     "matmul",
     "plan",

@@ -137,6 +137,12 @@ def pin(digest: int, algorithm: Algorithm) -> Pin:
     return (str(digest), algorithm.data.hex(), *algorithm.problem)
 
 
+def merged(pins: Sequence[Pin], new: Sequence[Pin]) -> tuple[Pin, ...]:
+    """The pins, with new ones in place of those of the same specs and problems."""
+    replaced = {(p[0], p[2:]) for p in new}
+    return (*(p for p in pins if (p[0], p[2:]) not in replaced), *new)
+
+
 def unpinned(pinned: Pin) -> Algorithm:
     """The algorithm of a plan's choices.
 

@@ -78,7 +78,8 @@ def mask(z: jax.Array) -> jax.Array:
 
 def unmask(aux: jax.Array, n: int) -> jax.Array:
     """The n booleans of a relu_aux."""
-    return jnp.unpackbits(aux, axis=-1, count=n, bitorder="little").astype(bool)
+    bits = aux[..., None] >> jnp.arange(8, dtype="uint8") & 1  # jnp.unpackbits refuses no rows
+    return bits.reshape(*aux.shape[:-1], 8 * aux.shape[-1])[..., :n].astype(bool)
 
 
 def padded(z: jax.Array) -> jax.Array:

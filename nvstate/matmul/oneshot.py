@@ -111,6 +111,9 @@ def _plan(*operands: tuple[Any, ...], **said: Any) -> MatmulPlan:
         else:
             types[name] = OperandType(kind.shape, str(kind.dtype))
             places[name] = oneshot.placed(where)
-    options = [said.pop(name, None) for name in ("preferences", "algorithm", "execution")]
+    preferences, algorithm, execution = (
+        said.pop(name, None) for name in ("preferences", "algorithm", "execution")
+    )
     spec = specified(types, **said)
-    return made(spec, tuple(types[n] for n in spec.names), places, *options, start)
+    own = tuple(types[n] for n in spec.names)
+    return made(spec, own, places, preferences, algorithm, execution, start)

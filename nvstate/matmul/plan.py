@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import html
 import types as python_types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Unpack
 
 import jax
@@ -72,13 +72,13 @@ class MatmulPlan(Plan):
         for pin in pinned:
             algorithms.unpinned(pin)
 
-    def check(self, values: tuple[Any, ...], places: list[int] | None = None) -> None:
-        """Raise `OperandError` unless these values, of which those at `places` are new, fit."""
+    def check(self, values: tuple[Any, ...], new: Iterable[str] | None = None) -> None:
+        """Raise `OperandError` unless these values, of which those named are new, fit."""
         if self.placement is None or self._numpy:
             for name, x in zip(self.spec.names, values, strict=True):
                 if isinstance(x, np.ndarray):
                     require_contiguous(name, x)
-        super().check(values, places)
+        super().check(values, new)
 
     def absent(self, name: str) -> str | None:
         """What to do about an operand that this plan has not."""
@@ -144,12 +144,15 @@ class MatmulPlan(Plan):
         return self.pinning(algorithms.require_algorithms(algorithm))
 
     def pinning(self, several: tuple[Algorithm, ...]) -> MatmulPlan:
-        """The plan with these pinned, in place of those of its own problem before."""
+        """The plan with these pinned, in place of those of the same problems before."""
         digest = self.matrix_spec().digest
         if self.backend == "cublaslt" and not self.is_empty:
             several = tuple(query.checked(self, one) for one in several)
-        kept = [p for p in self.choices[1] if p[0] != str(digest)]
-        pins = (*kept, *(algorithms.pin(digest, one) for one in several))
+        pins = algorithms.merged(self.choices[1], [algorithms.pin(digest, one) for one in several])
+        return self.with_pins(pins)
+
+    def with_pins(self, pins: tuple[algorithms.Pin, ...]) -> MatmulPlan:
+        """The plan with these pinned alone, of its own product and of those of its derivatives."""
         return MatmulPlan.of(self.spec, self.types, self.placement, (self.choices[0], pins))
 
     def matrix_spec(self) -> MatmulSpec:
@@ -318,7 +321,7 @@ def made(
     spec: MatmulSpec,
     types: tuple[OperandType, ...],
     places: Mapping[str, Placement | None],
-    preferences: Preferences | None,
+    preferences: Any,
     algorithm: Any,
     execution: Execution | Device | None,
     start: float,

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
 from nvstate.matmul import arguments, epilog as epilogs, scaling, table
@@ -19,6 +20,11 @@ def reference(spec: MatmulSpec, *operands: Any) -> list[Any]:
     """D and what the epilog gives beside it, computed by XLA's dot in at least float32."""
     x = dict(zip(spec.names, operands, strict=True))
     a, b = matrices(spec, x)
+    if spec.a_dtype == "bfloat16" and spec.transpose_a and b.ndim > 2:
+        # XLA's CPUs fail at run time on a bfloat16 dot over the first axis of the left side if the
+        # right one has batch axes of its own ("Unsupported element type for DotThunk", 0.10.2).
+        batch = np.broadcast_shapes(a.shape[:-2], b.shape[:-2])
+        a = jnp.broadcast_to(a, (*batch, *a.shape[-2:]))
     # A bfloat16 result would make XLA:CPU's dot four to six times slower than a float32 one.
     product = jnp.matmul(
         a, b, precision=jax.lax.Precision.HIGHEST, preferred_element_type=wide(spec)

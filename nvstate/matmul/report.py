@@ -27,6 +27,8 @@ def rows(plan: MatmulPlan) -> list[tuple[str, str]]:
     table.append(("runs", runs(plan)))
     if plan.backend == "xla":
         return table
+    if plan.is_empty:
+        return [*table, ("calls", "none: XLA writes a result without a product")]
     table.append(("workspace", f"{plan.workspace_bytes} bytes, by XLA"))
     algorithm = plan.algorithm
     if algorithm is not None:
@@ -50,8 +52,8 @@ def native_calls(plan: MatmulPlan) -> int:
 def _moves(plan: MatmulPlan) -> list[str]:
     """Every operand that XLA must write out first."""
     spec, moves = plan.spec, []
-    c = plan.operands.get("c")
-    if c is not None and c.shape and c.shape[-1] != spec.n:
+    c = dict(zip(spec.names, plan.matrices(), strict=True)).get("c")
+    if c is not None and c.shape[-1:] != (spec.n,) and spec.n > 1:
         moves.append("c is broadcast along N and written out")
     there = lowering.called(spec)
     for name in ("a", "b"):
@@ -97,7 +99,7 @@ def at(plan: MatmulPlan) -> str:
 
 def runs(plan: MatmulPlan) -> str:
     """The library."""
-    return "XLA's dot" if plan.backend == "xla" else "cuBLASLt"
+    return "XLA's dot" if plan.backend == "xla" else "XLA" if plan.is_empty else "cuBLASLt"
 
 
 def arguments(plan: MatmulPlan) -> str:

@@ -12,19 +12,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from nvstate import _native
-from nvstate._core import lower
+from nvstate._core import aval, lower, placement
 from nvstate._core.autotune import GAIN, measurable
 from nvstate._core.aval import OperandType
 from nvstate._core.plan import Plan
 from nvstate._core.verbs import want
-from nvstate.matmul import algorithm as algorithms, lowering, primitive, query, table
+from nvstate.matmul import agreement, algorithm as algorithms, lowering, primitive, query
 from nvstate.matmul.algorithm import Algorithm
 from nvstate.matmul.arguments import error
 from nvstate.matmul.plan import MatmulPlan
 from nvstate.matmul.spec import MatmulSpec
 
 SEED = 2026
-_ROUNDOFF = {"float16": 2.0**-11, "float64": 2.0**-53}  # of the compute type; else float32's
+Product = tuple[MatmulSpec, tuple[OperandType, ...]]
 
 
 def autotune(
@@ -41,7 +41,8 @@ def autotune(
 
     One custom call times every candidate in a new random order in each iteration, after overwriting
     twice the L2 cache. Results go to scratch memory: no operand is written, also in place. The
-    heuristic's first is replaced by one that is at least 2 % faster and agrees with it.
+    heuristic's first, which is timed in any case, as is what the plan has pinned, is replaced by
+    one that is at least 2 % faster and agrees with it.
 
     Args:
         plan: on a CUDA device; on CPUs it is returned as it is.
@@ -49,8 +50,10 @@ def autotune(
         candidates: which are timed: as many as this of the heuristic's, or these; None:
             `plan.algorithms`.
         iterations: how often each is.
-        prune: how many the returned plan lists in `algorithms`, the fastest first; None: all.
-        derivatives: tune the products of its gradient too, and keep them in the plan.
+        prune: how many the returned plan lists in `algorithms`, the fastest first, among them the
+            one that is pinned; None: all.
+        derivatives: tune the products of its gradient too, on random operands, and keep them in the
+            plan. Those of `chain` depend on the layer before: `autotune_chain` tunes them.
         **operands: its operands, by name.
 
     Returns:
@@ -58,7 +61,7 @@ def autotune(
 
     Raises:
         OperandError: an operand is not the plan's; a JAX transformation is under way.
-        SpecError: a number that is not positive.
+        SpecError: a number that is not positive; `candidates` that are none.
         UnsupportedError: a candidate that cuBLASLt refuses for this problem.
 
     Example:
@@ -70,21 +73,39 @@ def autotune(
     Source: cublasLtMatmul between two events.
     """
     want(plan, Plan, "autotune")
-    for name, value in (("iterations", iterations), ("prune", prune)):
-        if value is not None and (type(value) is not int or value < 1):
-            raise error(f"`{name}` is a number", "1 or more", repr(value), "Pass an integer.")
-    values = measurable(plan, args, operands)
-    if plan.backend == "xla":
-        return plan
-    if isinstance(candidates, int):
-        listed = query.algorithms(plan, candidates, (plan.choices[0], ()))
-    elif candidates is not None:
+    given = candidates if isinstance(candidates, int) else None
+    for name, value in (("iterations", iterations), ("prune", prune), ("candidates", given)):
+        require_number(name, value)
+    several = None
+    if given is None and candidates is not None:
         several = algorithms.require_algorithms(candidates)
-        listed = tuple(query.checked(plan, one) for one in several)
-    else:
-        listed = None
+    values = measurable(plan, args, operands)
+    here = located(plan, values)
+    if here.backend == "xla":
+        return plan
+    listed = several and tuple(query.checked(here, one) for one in several)
+    if given is not None:
+        listed = query.algorithms(here, given, (here.choices[0], ()))
     made = tuned(plan, values, iterations=iterations, candidates=listed, prune=prune)
-    return _with_derivatives(made, values, iterations) if derivatives else made
+    if not derivatives:
+        return made
+    own = (here.matrix_spec(), here.matrices())
+    products = [product for product in gradient_products(here) if product != own]
+    return pinned_too(made, products, located(made, values).placement, iterations)
+
+
+def require_number(name: str, value: Any) -> None:
+    """Refuse what is neither None nor a positive integer."""
+    if value is not None and (type(value) is not int or value < 1):
+        raise error(f"`{name}` is a number", "1 or more", repr(value), "Pass an integer.")
+
+
+def located(plan: MatmulPlan, values: tuple[Any, ...]) -> MatmulPlan:
+    """The plan for these very operands: with their batch axes and place, where it has none."""
+    is_open = any(t.open for t in plan.types)
+    types = tuple(map(aval.type_of, values)) if is_open else plan.types
+    where = plan.placement or placement.of(values[0])
+    return MatmulPlan.of(plan.spec, types, where, plan.choices)
 
 
 def tuned(
@@ -96,20 +117,22 @@ def tuned(
     prune: int | None = None,
 ) -> MatmulPlan:
     """The plan with the fastest algorithm pinned, which lists all with their times."""
-    if 0 in (*plan.result.shape, plan.spec.k):
+    here = located(plan, values)
+    if here.is_empty:
         return plan
-    found = candidates or plan.algorithms
-    times = np.median(measured(plan, values, found, iterations), axis=0)
+    first, *_ = here.proposed
+    present = [here.algorithm] if here.pinned else []
+    found = list(dict.fromkeys([first, *filter(None, present), *(candidates or here.algorithms)]))
+    times = np.median(measured(here, values, found, iterations), axis=0)
     timed = [
         dataclasses.replace(one, time_us=float(t)) for one, t in zip(found, times, strict=True)
     ]
-    first = timed[0]
-    ranked = sorted(timed, key=lambda one: one.time_us or 0.0)
-    best = first
+    first = best = timed[0]
+    ranked = sorted(timed, key=_time)
     for one in ranked:
-        if one is first or (one.time_us or 0.0) >= GAIN * (first.time_us or 0.0):
+        if one is first or _time(one) >= GAIN * _time(first):
             break
-        if _agrees(plan, values, one, first):
+        if _agrees(here, values, one, first):
             best = one
             break
         warnings.warn(
@@ -118,9 +141,14 @@ def tuned(
             UserWarning,
             stacklevel=3,
         )
-    made = plan.pinning((best,))
-    made.__dict__["_measured"] = tuple(ranked[:prune])
+    made = plan.with_pins(here.pinning((best,)).choices[1])
+    kept = ranked[:prune]
+    made.__dict__["_measured"] = tuple(kept if best in kept else [*kept[:-1], best])
     return made
+
+
+def _time(one: Algorithm) -> float:
+    return one.time_us or 0.0
 
 
 def measured(
@@ -172,72 +200,30 @@ def _as_given(
 
 
 def _agrees(plan: MatmulPlan, values: Any, one: Algorithm, first: Algorithm) -> bool:
-    """Whether two algorithms' D differ by no more than both may be wrong."""
     runs = [plan.with_algorithm(algorithm).program for algorithm in (one, first)]
-    ys = [jax.tree.leaves(jax.jit(run)(*values))[0] for run in runs]
-    return bool(np.all(np.asarray(jax.jit(_within)(ys, bound(plan.spec, values)))))
+    a, b = (jax.tree.leaves(jax.jit(run)(*values))[0] for run in runs)
+    return agreement.agree(plan.spec, values, (a, b))
 
 
-def _within(ys: list[Any], allowed: Any) -> Any:
-    a, b = (jnp.asarray(y, allowed.dtype) for y in ys)
-    return (a == b) | (jnp.abs(a - b) <= 2 * allowed)
-
-
-def bound(spec: MatmulSpec, values: tuple[Any, ...]) -> Any:
-    """2 (K + 2) u (|α||A||B| + |β||C| + |bias|) + u_D |D|, with |A||B| by norms of rows: larger."""
-    x = dict(zip(spec.names, values, strict=True))
-    wide = "float64" if spec.result_dtype in ("float64", "complex128") else "float32"
-    u = _ROUNDOFF.get(spec.compute_type.split("_")[0], 2.0**-24)
-    if spec.a_dtype in table.NARROW:
-        u = 2.0**-13
-    elif spec.compute_type in ("tf32", "float32_fast_float16", "float32_fast_bfloat16"):
-        u = 2.0**-8
-    u_d = {"bfloat16": 2.0**-8, "float16": 2.0**-11}.get(spec.result_dtype, u)
-    if spec.result_dtype in table.NARROW:
-        u_d = 0.25
-    absolute = {n: jnp.abs(jnp.asarray(v)).astype(wide) for n, v in x.items() if n != "relu_aux"}
-    k_of_a = -1 if "a" in spec.vectors or not spec.transpose_a else -2
-    k_of_b = -1 if "b" in spec.vectors or spec.transpose_b else -2
-    rows = jnp.sqrt(jnp.sum(absolute["a"] ** 2, k_of_a, keepdims="a" not in spec.vectors))
-    columns = jnp.sqrt(jnp.sum(absolute["b"] ** 2, k_of_b, keepdims="b" not in spec.vectors))
-    rows = rows.mT if rows.ndim > 1 and spec.transpose_a else rows
-    columns = columns.mT if columns.ndim > 1 and spec.transpose_b else columns
-    size = rows * columns
-    for name in ("scale_a", "scale_b"):
-        if name in absolute:
-            size = size * jnp.max(absolute[name])
-    size = size * absolute.get("alpha", jnp.asarray(_abs(spec.alpha), wide))
-    if "c" in absolute:
-        size = size + absolute.get("beta", jnp.asarray(_abs(spec.beta), wide)) * absolute["c"]
-    if "bias" in absolute:
-        size = size + absolute["bias"][..., None, :]
-    if spec.parts.takes == "gelu_aux":
-        size = 1.2 * size  # the most that |gelu′| is
-    return (2 * (spec.k + 2) * u + u_d) * size * absolute.get("scale_d", jnp.asarray(1, wide))
-
-
-def _abs(text: str | None) -> float:
-    return 1.0 if text in (None, "operand") else abs(complex(text))
-
-
-def _with_derivatives(plan: MatmulPlan, values: tuple[Any, ...], iterations: int) -> MatmulPlan:
-    pins = list(plan.choices[1])
-    key = jax.random.key(SEED)
-    for spec, types in gradient_products(plan):
-        digest = str(spec.digest)
-        if any(p[0] == digest for p in pins):
-            continue
-        one = MatmulPlan.of(spec, types, plan.placement, (plan.choices[0], ()))
-        operands = tuple(_random(key, t) for t in types)
-        device = query.device_of(plan)
-        winner = tuned(one, jax.device_put(operands, device), iterations=iterations)
-        pins += winner.choices[1]
-    made = MatmulPlan.of(plan.spec, plan.types, plan.placement, (plan.choices[0], tuple(pins)))
-    made.__dict__["_measured"] = plan.algorithms
+def pinned_too(
+    plan: MatmulPlan, products: Sequence[Product], where: Any, iterations: int
+) -> MatmulPlan:
+    """The plan with the fastest algorithms of other products pinned too, on random operands."""
+    pins, key = plan.choices[1], jax.random.key(SEED)
+    for spec, types in dict.fromkeys(products):
+        one = MatmulPlan.of(spec, types, where, (plan.choices[0], ()))
+        operands = tuple(
+            _random(k, t) for k, t in zip(jax.random.split(key, len(types)), types, strict=True)
+        )
+        values = jax.device_put(operands, query.device_of(one))
+        pins = algorithms.merged(pins, tuned(one, values, iterations=iterations).choices[1])
+    made = plan.with_pins(pins)
+    if measured_ones := plan.__dict__.get("_measured"):
+        made.__dict__["_measured"] = measured_ones
     return made
 
 
-def gradient_products(plan: MatmulPlan) -> list[tuple[MatmulSpec, tuple[OperandType, ...]]]:
+def gradient_products(plan: MatmulPlan) -> list[Product]:
     """The products that a reverse derivative with respect to every operand makes."""
     structs = [jax.ShapeDtypeStruct(t.shape, t.dtype) for t in plan.types]
     moving = [i for i, s in enumerate(structs) if jnp.issubdtype(s.dtype, jnp.inexact)]
@@ -252,15 +238,22 @@ def gradient_products(plan: MatmulPlan) -> list[tuple[MatmulSpec, tuple[OperandT
         y, back = jax.vjp(along, *(operands[i] for i in moving))
         return back(y)
 
-    found: list[tuple[MatmulSpec, tuple[OperandType, ...]]] = []
-    for equation in jax.make_jaxpr(gradient)(*structs).jaxpr.eqns:
+    return [product for product, _ in products_of(gradient, *structs)]
+
+
+def products_of(f: Any, *structs: Any) -> list[tuple[Product, Any]]:
+    """The products that a function is made of, each with the choices that it is given."""
+    found: list[tuple[Product, Any]] = []
+    for equation in jax.make_jaxpr(f)(*structs).jaxpr.eqns:
         if equation.primitive.name == "nvstate_matmul":
             types = tuple(OperandType(v.aval.shape, str(v.aval.dtype)) for v in equation.invars)
-            found.append((equation.params["spec"], types))
+            found.append(((equation.params["spec"], types), equation.params["choices"]))
     return found
 
 
 def _random(key: Any, t: OperandType) -> Any:
     if t.dtype == "uint8":
         return jax.random.bits(key, t.shape, "uint8")
+    if t.dtype.startswith("complex"):
+        return jax.random.normal(key, t.shape, t.dtype)
     return jax.random.normal(key, t.shape, "float32").astype(t.dtype)

@@ -129,4 +129,4 @@ def random(rng, shape, dtype, kind="normal"):
         x = rng.integers(-2, 3, shape) + (
             1j * rng.integers(-2, 3, shape) if "c" in dtype[:1] else 0
         )
-    return x.astype(jax.numpy.dtype(dtype))
+    return np.asarray(x).astype(jax.numpy.dtype(dtype))

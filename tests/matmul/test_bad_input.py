@@ -363,7 +363,7 @@ def test_algorithms_are_64_bytes():
         with pytest.raises(SpecError, match="no algorithm\n  expected: an `Algorithm` or several"):
             nvs.matmul.plan(A, B, algorithm=wrong)
     for function in (nvs.matmul.plan, nvs.matmul.matmul):
-        with pytest.raises(SpecError, match="no preferences\n.*\n.*3"):
+        with pytest.raises(SpecError, match=r"no preferences\n.*\n.*3"):
             function(A, B, preferences=3)
 
 

@@ -94,6 +94,18 @@ def test_a_mask_is_false_at_zero():
     assert (r.relu_aux == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(0, 9), (4, 0), (0, 0), (0, 4, 9)])
+@pytest.mark.parametrize("name", ["relu", "gelu"])
+def test_masks_of_nothing(name, shape):
+    *batch, m, n = shape
+    a, b = np.ones((*batch, m, 3)), np.ones((3, n))
+    r = nvs.matmul.matmul(a, b, epilog=f"{name}_aux")
+    aux = {f"{name}_aux": np.asarray(getattr(r, f"{name}_aux"))}
+    back = nvs.matmul.matmul(a, b, epilog=f"d{name}_bgrad", **aux)
+    assert back.d.shape == shape
+    assert (np.asarray(getattr(back, f"d{name}_bgrad")) == np.zeros((*batch, n))).all()
+
+
 def test_biases_and_aux_of_batches(rng):
     a, b = oracle.random(rng, (2, 3, 4, 5), "float64"), oracle.random(rng, (5, 6), "float64")
     bias = oracle.random(rng, (3, 6), "float64")

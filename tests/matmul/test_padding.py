@@ -160,7 +160,7 @@ def test_gpu(rng, epilog):
         for preferences in (ON, OFF)
     ]
     problems = [plan.algorithm.problem[:3] for plan in plans]
-    assert problems == [(2048, m, 1208), (n, m, k)]
+    assert problems == [(m, 2048, 1208), (m, n, k)]
     got, want = (jax.tree.leaves(plan(*x.values(), **arrays)) for plan in plans)
     for name, y, z in zip(plans[0].results, got, want, strict=True):
         if name == "relu_aux":

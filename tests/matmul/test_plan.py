@@ -140,6 +140,7 @@ def test_candidates_are_asked_once_and_live_as_their_plan(algorithm, monkeypatch
 
     monkeypatch.setattr(query, "algorithms", found)
     monkeypatch.setattr(nvs.matmul.MatmulPlan, "backend", "cublaslt")
+    A, B = np.ones((31, 8)), np.ones((8, 29))  # of which no plan lives yet
     plan = nvs.matmul.plan(A, B)
     assert plan.algorithms == nvs.matmul.plan(A, B).algorithms == (algorithm,)
     assert len(asked) == 1
@@ -181,6 +182,48 @@ def test_the_repr_says_what_runs():
     assert "<th" in plan._repr_html_()
     assert plan.workspace_bytes == 0
     assert plan.backend == "xla"
+
+
+C64 = np.ones((2, 2), "complex64")
+MOVES = {
+    "nothing": ((A, B), {}, []),
+    "column of c": ((A, B, np.ones((4, 1), "float32")), {"beta": 1.0}, ["c is broadcast along N"]),
+    "one element of c": ((A, B, np.ones((), "float32")), {"beta": 1.0}, ["c is broadcast along N"]),
+    "row of c": ((A, B, np.ones(6, "float32")), {"beta": 1.0}, []),
+    "c of a vector": ((A, B[:, 0].copy(), np.ones(4, "float32")), {"beta": 1.0}, []),
+    "conjugate": ((C64, C64), {"conjugate_a": True, "conjugate_b": True},
+                  ["a is conjugated", "b is conjugated"]),
+    "turned conjugate": ((C64, C64), {"conjugate_a": True, "transpose_a": True}, []),
+    "sum": ((A, B), {"epilog": "bgrada"}, ["bgrada is summed by XLA"]),
+    "in place": ((A, B, np.ones((4, 6), "float32")), {"beta": 1.0, "inplace": True},
+                 ["under `jit` a c that is not donated"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", MOVES)
+def test_describe_tells_calls_and_what_is_written_out(monkeypatch, name):
+    operands, problem, moves = MOVES[name]
+    types = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in operands]
+    monkeypatch.setattr(nvs.matmul.MatmulPlan, "backend", "cublaslt")
+    lines = nvs.matmul.plan(*types, **problem).describe().splitlines()
+    assert any(line == "calls      1 of cublasLtMatmul for each execution" for line in lines)
+    told = [line.removeprefix("moves").strip() for line in lines if line.startswith("moves")]
+    assert len(told) == len(moves)
+    assert all(line.startswith(move) for line, move in zip(told, moves, strict=True))
+
+
+def test_describe_tells_every_call_of_a_loop(monkeypatch):
+    monkeypatch.setattr(nvs.matmul.MatmulPlan, "backend", "cublaslt")
+    a, b = (jax.ShapeDtypeStruct(s, "float32") for s in ((2, 1, 5, 8), (3, 8, 6)))
+    assert "calls      2 of cublasLtMatmul" in nvs.matmul.plan(a, b).describe()
+
+
+def test_a_product_without_elements_asks_nothing(monkeypatch):
+    monkeypatch.setattr(nvs.matmul.MatmulPlan, "backend", "cublaslt")
+    a, b = (jax.ShapeDtypeStruct(s, "float32") for s in ((4, 0), (0, 6)))
+    plan = nvs.matmul.plan(a, b)
+    assert (plan.workspace_bytes, plan.algorithms, plan.algorithm) == (0, (), None)
+    assert "calls      none: XLA writes a result without a product" in plan.describe()
 
 
 def test_equal_problems_are_equal():

@@ -83,6 +83,24 @@ def test_batches_broadcast_as_numpys(rng, left, right):
     check(nvs.matmul.matmul(a, b, transpose_b=True), a, b, transpose_b=True)
 
 
+@pytest.mark.parametrize("batch", [(2,), (3, 2), (1,)])
+@pytest.mark.parametrize("turned", FLAGS)
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_batches_of_b_alone(rng, dtype, turned, batch):
+    # Of a transposed bfloat16 `a`, or a derivative that transposes it, XLA's CPUs have no such dot.
+    ta, tb = turned
+    a = jnp.asarray(oracle.random(rng, (8, 5) if ta else (5, 8), dtype))
+    b = jnp.asarray(oracle.random(rng, (*batch, *((6, 8) if tb else (8, 6))), dtype))
+    flags = {"transpose_a": ta, "transpose_b": tb}
+    y, back = jax.vjp(lambda a, b: nvs.matmul.matmul(a, b, **flags), a, b)
+    check(y, a, b, **flags)
+    ct = jnp.asarray(oracle.random(rng, y.shape, dtype))
+    ct_b = oracle.product(a, ct, transpose_a=not ta)
+    got = back(ct)[1]
+    want = np.swapaxes(ct_b, -1, -2) if tb else ct_b
+    assert np.allclose(oracle.wide(got), want, rtol=1e-2, atol=1e-2)
+
+
 def test_operands_of_one_axis(rng):
     a, b, v, w = (oracle.random(rng, s, "float64") for s in ((3, 4, 6), (6, 5), (6,), (5,)))
     check(nvs.matmul.matmul(v, b), v, b)

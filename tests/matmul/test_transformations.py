@@ -4,6 +4,7 @@ import re
 
 import jax
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
@@ -162,6 +163,70 @@ def test_where_beta_is_zero_what_c_holds_reaches_no_derivative_but_betas(rng, ep
         return y, back(ct), jax.jvp(lambda *at: ours(*at, zero), at, v), few, mapped(zero[None])
 
     assert leaves_near(jax.jit(everything)(nothing), jax.jit(everything)(jnp.zeros_like(c)))
+
+
+SECOND = {
+    "turned": {"transpose_a": True, "transpose_b": True, "alpha": 0.5},
+    "gelu-bias": {"epilog": "gelu_bias"},
+    "gelu-aux": {"epilog": "gelu_aux"},
+    "relu-aux-bias": {"epilog": "relu_aux_bias"},
+    "dgelu-bgrad": {"epilog": "dgelu_bgrad"},
+    "drelu": {"epilog": "drelu"},
+    "bgradb": {"epilog": "bgradb"},
+}
+
+
+@pytest.mark.parametrize("name", SECOND)
+def test_second_order_against_differences(rng, name):
+    problem = dict(SECOND[name])
+    epilog = problem.get("epilog") or ""
+    shapes = {"a": (3, 4), "b": (5, 3)} if "turned" in name else {"a": (2, 4, 3), "b": (3, 5)}
+    shapes |= {"bias": (5,)} if "bias" in epilog else {}
+    shapes |= {"gelu_aux": (4, 8)} if "dgelu" in epilog else {}
+    shapes |= {"c": (4, 5), "beta": ()}
+    shapes |= {} if "alpha" in problem else {"alpha": ()}
+    at = {n: jnp.asarray(oracle.random(rng, s, "float64")) for n, s in shapes.items()}
+    mask = {"relu_aux": jnp.asarray(oracle.mask(rng.standard_normal((4, 5))))}
+    still = mask if "drelu" in epilog else {}
+    types = {n: struct(*x.shape, dtype=x.dtype) for n, x in (at | still).items()}
+    matrices = [types.pop(n) for n in "abc"]
+    plan = nvs.matmul.plan(*matrices, **problem, **types)
+
+    def run(at):
+        leaves = jax.tree.leaves(plan(**at, **still))
+        return [jnp.sin(y) for y in leaves if y.dtype == "float64"]
+
+    jax.test_util.check_grads(jax.jit(run), (at,), 2, ("fwd", "rev"), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["plain", "gelu-bias", "dgelu-bgrad"])
+def test_hessians_by_every_order_of_modes(rng, name):
+    epilog = {"gelu-bias": "gelu_bias", "dgelu-bgrad": "dgelu_bgrad"}.get(name)
+    z = jnp.asarray(oracle.random(rng, (4, 8), "float64"))
+    shapes = [(4, 3), (3, 8), *([(8,)] if name == "gelu-bias" else [])]
+    at = tuple(jnp.asarray(oracle.random(rng, s, "float64")) for s in shapes)
+    more = {"gelu_aux": struct(4, 8)} if name == "dgelu-bgrad" else {}
+    more |= {"bias": struct(8)} if name == "gelu-bias" else {}
+    plan = nvs.matmul.plan(struct(4, 3), struct(3, 8), epilog=epilog, **more)
+
+    def ours(a, b, *bias):
+        y = plan(a, b, *bias, **({"gelu_aux": z} if name == "dgelu-bgrad" else {}))
+        return sum(jnp.sum(jnp.sin(x)) for x in jax.tree.leaves(y))
+
+    def wanted(a, b, *bias):
+        y = a @ b + sum(bias)
+        y = jax.nn.gelu(y) if name == "gelu-bias" else y
+        if name == "dgelu-bgrad":
+            y = y * oracle.gelu_slope(np.asarray(z))
+            return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.sin(jnp.sum(y, -2)))
+        return jnp.sum(jnp.sin(y))
+
+    every = tuple(range(len(at)))
+    want = jax.jit(jax.hessian(wanted, every))(*at)
+    for outer in (jax.jacfwd, jax.jacrev):
+        for inner in (jax.jacfwd, jax.jacrev):
+            got = jax.jit(outer(inner(ours, every), every))(*at)
+            assert leaves_near(got, want), f"{outer.__name__} of {inner.__name__}"
 
 
 def test_vmap_of_a_product_in_place(rng):

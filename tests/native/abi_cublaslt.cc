@@ -25,6 +25,7 @@ FUNCTION(cublasLtMatmulAlgoCapGetAttribute)
 FUNCTION(cublasLtMatmulAlgoConfigGetAttribute)
 FUNCTION(cublasLtMatmulAlgoConfigSetAttribute)
 FUNCTION(cublasLtLoggerSetCallback)
+FUNCTION(cublasLtLoggerSetFile)
 FUNCTION(cublasLtLoggerSetLevel)
 
 VALUE(CUBLAS_STATUS_SUCCESS)

@@ -6,7 +6,9 @@
 #include <dlfcn.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
@@ -24,7 +26,7 @@ struct cublasLtMatrixLayoutStruct {
   int64_t ld;
 };
 struct cublasLtMatmulPreferenceStruct {
-  uint64_t workspace;
+  uint64_t impl_mask;
 };
 
 }  // namespace nvstate::abi
@@ -157,9 +159,12 @@ EXPORT cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t la
   FORWARD(cublasLtMatrixLayoutSetAttribute, layout, attribute, value, bytes);
   return CUBLAS_STATUS_SUCCESS;
 }
+std::atomic<int> descriptors{0};
+EXPORT int fake_descriptors() { return descriptors; }
 EXPORT cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t* desc,
                                                cublasComputeType_t compute, cudaDataType scale) {
   FORWARD(cublasLtMatmulDescCreate, desc, compute, scale);
+  ++descriptors;
   *desc = new cublasLtMatmulDescStruct{};
   return CUBLAS_STATUS_SUCCESS;
 }
@@ -177,7 +182,7 @@ EXPORT cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t desc,
 }
 EXPORT cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t* preference) {
   FORWARD(cublasLtMatmulPreferenceCreate, preference);
-  *preference = new cublasLtMatmulPreferenceStruct{};
+  *preference = new cublasLtMatmulPreferenceStruct{~uint64_t{0}};
   return CUBLAS_STATUS_SUCCESS;
 }
 EXPORT cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference) {
@@ -189,15 +194,45 @@ EXPORT cublasStatus_t cublasLtMatmulPreferenceSetAttribute(
     cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t attribute,
     const void* value, size_t bytes) {
   FORWARD(cublasLtMatmulPreferenceSetAttribute, preference, attribute, value, bytes);
+  if (attribute == CUBLASLT_MATMUL_PREF_IMPL_MASK) {
+    std::memcpy(&preference->impl_mask, value, bytes);
+  }
   return CUBLAS_STATUS_SUCCESS;
 }
 
-EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t, cublasLtMatmulDesc_t,
-                                                     cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                                     cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
-                                                     cublasLtMatmulPreference_t, int requested,
-                                                     cublasLtMatmulHeuristicResult_t* results,
-                                                     int* returned) {
+// As the library's own: what the callback is told is written to the file too.
+FILE* log_file = stdout;
+int log_level = 0;
+cublasLtLoggerCallback_t log_callback = nullptr;
+EXPORT cublasStatus_t cublasLtLoggerSetFile(FILE* file) {
+  log_file = file;
+  return CUBLAS_STATUS_SUCCESS;
+}
+EXPORT cublasStatus_t cublasLtLoggerSetLevel(int level) {
+  log_level = level;
+  return CUBLAS_STATUS_SUCCESS;
+}
+EXPORT cublasStatus_t cublasLtLoggerSetCallback(cublasLtLoggerCallback_t callback) {
+  log_callback = callback;
+  return CUBLAS_STATUS_SUCCESS;
+}
+void Log(const char* function, const char* message) {
+  if (log_level == 0) return;
+  if (log_callback != nullptr) log_callback(1, function, message);
+  std::fprintf(log_file, "[cublasLt][%s] %s\n", function, message);
+  std::fflush(log_file);
+}
+
+// One bit of the mask is of no algorithm here.
+EXPORT cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
+    cublasLtHandle_t, cublasLtMatmulDesc_t, cublasLtMatrixLayout_t, cublasLtMatrixLayout_t,
+    cublasLtMatrixLayout_t, cublasLtMatrixLayout_t, cublasLtMatmulPreference_t preference,
+    int requested, cublasLtMatmulHeuristicResult_t* results, int* returned) {
+  const bool own = Real<decltype(cublasLtGetVersion)>("cublasLtGetVersion") == nullptr;
+  if (own && preference->impl_mask == 8) {
+    Log("cublasLtMatmulAlgoGetHeuristic", "no kernel");
+    return CUBLAS_STATUS_NOT_SUPPORTED;
+  }
   *returned = requested < 2 ? requested : 2;
   for (int i = 0; i < *returned; ++i) results[i] = {{{1}}, 100, CUBLAS_STATUS_SUCCESS, 0.5f, {}};
   return CUBLAS_STATUS_SUCCESS;
@@ -223,8 +258,6 @@ UNUSED(cublasLtMatmulAlgoConfigGetAttribute, const cublasLtMatmulAlgo_t*,
        cublasLtMatmulAlgoConfigAttributes_t, void*, size_t, size_t*)
 UNUSED(cublasLtMatmulAlgoConfigSetAttribute, cublasLtMatmulAlgo_t*,
        cublasLtMatmulAlgoConfigAttributes_t, const void*, size_t)
-UNUSED(cublasLtLoggerSetCallback, cublasLtLoggerCallback_t)
-UNUSED(cublasLtLoggerSetLevel, int)
 
 }  // extern "C"
 }  // namespace fake

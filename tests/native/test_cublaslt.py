@@ -177,13 +177,42 @@ def test_no_device_is_said(question):
         question(attributes(), *types(4, 5, 3))
 
 
+SILENT = """
+import ctypes, sys
+from nvstate import _native
+from nvstate._native import library
+from tests.native.matmul_call import attributes, types
+fake = sys.argv[1]
+for name in (b"cuda", b"cublasLt"):
+    assert library.load().nvstate_library_open(name, fake.encode()) == 0
+question = 0, attributes(impl_mask=8), *types(4, 5, 3)
+said = _native.cublaslt_diagnose(*question, workspace=0)
+print(said["helps"], said["reasons"], flush=True)
+ctypes.CDLL(fake).cublasLtLoggerSetLevel(1)
+assert not _native.cublaslt_heuristic(*question, workspace=0, limit=1)
+"""
+
+
+def test_a_diagnosis_prints_nothing(tmp_path):
+    """The library's log comes to the callback alone; then it is where it was."""
+    run = subprocess.run(
+        [sys.executable, "-c", SILENT, str(build_fake(tmp_path))], capture_output=True, text=True
+    )
+    log = "[cublasLt][cublasLtMatmulAlgoGetHeuristic] no kernel"
+    assert run.stdout.splitlines() == [
+        "['numerical_impl_mask'] ['cublasLtMatmulAlgoGetHeuristic: CUBLAS_STATUS_NOT_SUPPORTED', "
+        "'cublasLtMatmulAlgoGetHeuristic: no kernel']",
+        log,
+    ], run.stderr
+
+
 def test_counting_unpinned_loads_nothing():
     out = subprocess.run(
         [
             sys.executable,
             "-c",
-            "from nvstate import _native as n; from nvstate._native import library;"
-            "print(n.cublaslt_unpinned(), library.loaded())",
+            "import nvstate as nvs; from nvstate._native import library;"
+            "print(nvs.cache.info().unpinned, library.loaded())",
         ],
         capture_output=True,
         text=True,

@@ -6,7 +6,7 @@ import jax
 import pytest
 
 from nvstate import _native, errors
-from nvstate._native import library, locate
+from nvstate._native import library
 from tests import fresh
 
 
@@ -81,16 +81,22 @@ def test_editable_install_is_found(monkeypatch, tmp_path):
     ("name", "wheel", "newest", "older"),
     [("cufft", "cufft", 12, 11), ("cublasLt", "cublas", 13, 12)],
 )
-def test_missing_library_says_what_to_install(monkeypatch, name, wheel, newest, older):
-    def nothing(name):
-        raise locate.pathfinder.DynamicLibNotFoundError(name)
+def test_missing_library_says_what_to_install(name, wheel, newest, older):
+    """In a process where no plugin of JAX has loaded it."""
+    script = f"""
+from nvstate import _native, errors
+from nvstate._native import locate
 
-    monkeypatch.setattr(locate.pathfinder, "load_nvidia_dynamic_lib", nothing)
-    if f"/lib{name}.so" in pathlib.Path("/proc/self/maps").read_text():
-        pytest.skip(f"this process has {name} open")
-    with pytest.raises(errors.LibraryError) as raised:
-        _native.open_library(name)
-    assert str(raised.value) == (
+def nothing(name):
+    raise locate.pathfinder.DynamicLibNotFoundError(name)
+
+locate.pathfinder.load_nvidia_dynamic_lib = nothing
+try:
+    _native.open_library("{name}")
+except errors.LibraryError as error:
+    print(error)
+"""
+    assert run(script) == (
         f"nvstate: the CUDA library {name} was not found\n"
         f"  expected: lib{name}.so.{newest} or lib{name}.so.{older}\n"
         "  got:      nothing in this process, in NVIDIA's wheels, in conda, below CUDA_PATH and "

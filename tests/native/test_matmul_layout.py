@@ -16,11 +16,14 @@ from nvstate import _native
 from tests.native.matmul_call import EPILOGS, attributes, types
 
 
-def addresses(x, batch, loop):
-    """Where cuBLASLt's manual says that element [batch, row, column] lies."""
+def addresses(x, batch, loop, broadcasts=False):
+    """Where cuBLASLt's manual says that element [batch, row, column] lies.
+
+    A leading dimension of 0 is more than the manual promises: of C the library takes it.
+    """
     start = sum(i * step for i, step in zip(loop, x["steps"], strict=True))
     row, col = (1, x["ld"]) if x["order"] == "col" else (x["ld"], 1)
-    assert x["ld"] >= (x["rows"] if row == 1 else x["cols"]) or x["ld"] == 0
+    assert x["ld"] >= (x["rows"] if row == 1 else x["cols"]) or (broadcasts and x["ld"] == 0)
     rows, cols = np.arange(x["rows"])[:, None] * row, np.arange(x["cols"]) * col
     return start + np.arange(batch)[:, None, None] * x["batch_stride"] + rows + cols
 
@@ -49,7 +52,7 @@ def simulated(layout, memories, size, epilog):
         right = operand(layout["a"], memories["a"], batch, loop)
         value = left @ right  # [batch, n, m]: cuBLASLt's D is column-major
         if "c" in memories:
-            value = value + memories["c"][addresses(layout["c"], batch, loop)]
+            value = value + memories["c"][addresses(layout["c"], batch, loop, broadcasts=True)]
         if "bias" in memories:
             bias = memories["bias"][vector(layout["bias"], n, batch, loop)]
             value = value + bias[:, :, None]
@@ -57,8 +60,9 @@ def simulated(layout, memories, size, epilog):
         assert np.isnan(d[at]).all(), "an element is written twice"
         d[at] = value
         if "aux" in size:
-            assert layout["aux"]["ld"] % (8 * unit * 2 if unit == 8 else 8) == 0
             x = layout["aux"]
+            assert x["ld"] % (8 * unit * 2 if unit == 8 else 8) == 0
+            assert x["ld"] >= n
             first = sum(i * step for i, step in zip(loop, x["steps"], strict=True))
             members = np.arange(batch)[:, None] * x["batch_stride"] // unit
             aux[first + members + np.arange(m) * (x["ld"] // unit)] = at[:, 0, :]
@@ -171,6 +175,48 @@ def test_what_a_batch_of_rows_cannot_be():
     assert check(4, 5, 3, (6,), b=(1,), c=((6,), 1))["problem"] == [4, 5, 3, 6]
     assert check(4, 5, 3, (6,), b=(1,), epilog="bias")["problem"] == [4, 5, 3, 6]
     assert check(4, 5, 3, (6,), b=(1,), epilog="drelu_bgrad")["problem"] == [4, 5, 3, 6]
+
+
+def test_members_of_one_row_are_rows():
+    layout = check(1, 5, 3, (2, 6), b=(1, 1))
+    assert (layout["problem"], layout["folded"]) == ([12, 5, 3, 1], 12)
+    layout = check(1, 5, 3, (6,), b=(1,), c=((1,), 1))
+    assert (layout["problem"], layout["c"]["ld"]) == ([6, 5, 3, 1], 0)
+    layout = check(1, 5, 3, (6,), b=(1,), epilog="drelu")
+    assert (layout["problem"], layout["aux"]["ld"]) == ([6, 5, 3, 1], 128)
+
+
+@pytest.mark.parametrize("epilog", ["drelu", "drelu_bgrad", "dgelu", "dgelu_bgrad"])
+def test_one_row_of_an_aux_is_no_leading_dimension_of_zero(epilog):
+    layout = check(1, 5, 3, (6,), b=(1,), aux=(1,), epilog=epilog)
+    assert layout["problem"] == [1, 5, 3, 6]
+    assert (layout["aux"]["ld"] > 0, layout["aux"]["batch_stride"]) == (True, 0)
+
+
+def test_one_row_of_a_is_no_leading_dimension_of_zero():
+    layout = check(1, 5, 3, (6,), a=(1,), b=(1,), c=((6,), 1))
+    assert layout["problem"] == [1, 5, 3, 6]
+    assert (layout["a"]["ld"], layout["a"]["batch_stride"]) == (3, 0)
+    layout = check(1, 5, 3, (2, 6), a=(2, 1), b=(1, 1))
+    assert (layout["problem"], layout["a"]["batch_stride"]) == ([2, 5, 3, 6], 0)
+
+
+def test_members_of_one_row_that_lie_apart_are_no_rows():
+    """A fold would leave `a` without a dimension that is innermost."""
+    layout = check(1, 5, 3, (2, 6), b=(1, 1), layouts={"a": (1, 3, 0, 2)})
+    assert layout["problem"] == [2, 5, 3, 6]
+    layout = check(1, 5, 3, (6,), b=(1,), layouts={"a": (2, 1, 0)})  # here members are innermost
+    assert (layout["problem"], layout["a"]["op"], layout["a"]["ld"]) == ([6, 5, 3, 1], "T", 6)
+
+
+@pytest.mark.parametrize("options", [{"epilog": "bgrada"}, {"conjugate": (1, 0)}], ids=str)
+def test_members_of_one_row_are_no_rows_where_rows_must_be_innermost(options):
+    for a in ((0, 2, 1), (0, 1, 2)):  # the same bytes
+        layout = check(1, 5, 3, (6,), b=(1,), layouts={"a": a}, **options)
+        assert (layout["problem"], layout["a"]["order"]) == ([1, 5, 3, 6], "col")
+        assert layout["a"]["op"] == ("C" if "conjugate" in options else "T")
+    layout = check(1, 5, 3, (6,), b=(1,), layouts={"a": (2, 0, 1)}, **options)
+    assert (layout["problem"], layout["a"]["order"]) == ([6, 5, 3, 1], "col")
 
 
 def test_broadcast_has_stride_zero():

@@ -168,6 +168,7 @@ Cache::Counts Cache::Count() {
   counts.limit = limit_;
   counts.bytes_limit = bytes_limit_;
   counts.recent_bytes = recent_bytes_;
+  counts.unpinned = unpinned;
   return counts;
 }
 

@@ -23,7 +23,8 @@ using matmul::Operand;
 struct Spec : matmul::Spec {
   static constexpr const char* kOperation = "matmul";
   static constexpr int64_t kVersion = 1;
-  using matmul::Spec::Spec;
+  explicit Spec(Attributes& a) : matmul::Spec(a), places(*this) {}
+  Places places;
 };
 
 using Site = SiteOf<Spec, Plan>;
@@ -34,7 +35,7 @@ ffi::Error Guarded(const Spec& spec, ffi::RemainingArgs args, ffi::RemainingRets
   return Guard(
       "matmul", [&] { return Describe(spec, args, rets); },
       [&] {
-        const Call call(spec, args, rets);
+        const Call call(spec.places, args, rets);
         const ffi::AnyBuffer d = call.at(Operand::kD);
         if (d.element_count() != 0) body(call, call.at(Operand::kA), call.at(Operand::kB), d);
       });

@@ -24,8 +24,9 @@ using matmul::Operand;
 struct Spec : matmul::Spec {
   static constexpr const char* kOperation = "matmul";
   static constexpr int64_t kVersion = 1;
-  explicit Spec(Attributes& a) : matmul::Spec(a), seed(a.Int("seed")) {}
+  explicit Spec(Attributes& a) : matmul::Spec(a), seed(a.Int("seed")), places(*this) {}
   int64_t seed;
+  Places places;
 };
 
 struct Nothing {};
@@ -99,7 +100,7 @@ ffi::Error Execute(abi::CUstream stream, int32_t device, Site* site, ffi::Remain
   return Guard(
       "matmul", [&] { return "autotune: " + Describe(spec, args, rets); },
       [&] {
-        const Call call(spec, args, rets, {1, 1});
+        const Call call(spec.places, args, rets, {1, 1});
         const ffi::AnyBuffer out = **rets.get<ffi::AnyBuffer>(0);
         const ffi::AnyBuffer flush = **rets.get<ffi::AnyBuffer>(rets.size() - 1);
         const auto dims = out.dimensions();

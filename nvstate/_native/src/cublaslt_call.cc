@@ -15,51 +15,49 @@ ffi::AnyBuffer Result(const ffi::RemainingRets& rets, size_t i) {
 
 }  // namespace
 
-Call::Call(const matmul::Spec& spec, ffi::RemainingArgs args, ffi::RemainingRets rets,
-           Around around)
-    : spec_(spec), args_(args), rets_(rets), around_(around) {
-  size_t operands = 0, results = 0;
-  for (int i = 0; i < matmul::kAll; ++i) {
-    if (!Has(spec, static_cast<Operand>(i))) continue;
-    ++(i < matmul::kOperands ? operands : results);
-  }
-  const size_t hidden = around.before + around.behind;
-  const size_t with = results + hidden + 1;  // and a workspace
-  if (args.size() != operands || (rets.size() != with && rets.size() + 1 != with)) {
-    throw Failure(Code::kInvalidArgument,
-                  std::to_string(operands) + " operands and " + std::to_string(results + hidden) +
-                      " results expected beside a workspace, got " + std::to_string(args.size()) +
-                      " and " + std::to_string(rets.size()));
-  }
-  size_t argument = 0, result = around.before;
+Places::Places(const matmul::Spec& spec) {
   for (int i = 0; i < matmul::kAll; ++i) {
     const auto operand = static_cast<Operand>(i);
     if (!Has(spec, operand)) continue;
-    pointers[operand] = i < matmul::kOperands ? Argument(args, argument++).untyped_data()
-                                              : Result(rets, result++).untyped_data();
+    auto& list = i < matmul::kOperands ? operands : results;
+    place[i] = static_cast<int>(list.size());
+    list.push_back(operand);
   }
-  if (rets.size() == with) {
-    const Workspace work = WorkspaceOf(Result(rets, result));
+}
+
+Call::Call(const Places& places, ffi::RemainingArgs args, ffi::RemainingRets rets, Around around)
+    : places_(places), args_(args), rets_(rets), around_(around) {
+  const size_t operands = places.operands.size();
+  const size_t results = places.results.size() + around.before + around.behind;
+  if (args.size() != operands || (rets.size() != results && rets.size() != results + 1)) {
+    throw Failure(Code::kInvalidArgument,
+                  std::to_string(operands) + " operands and " + std::to_string(results) +
+                      " results expected beside a workspace, got " + std::to_string(args.size()) +
+                      " and " + std::to_string(rets.size()));
+  }
+  size_t i = 0;
+  for (const Operand operand : places.operands) {
+    pointers[operand] = Argument(args, i++).untyped_data();
+  }
+  i = around.before;
+  for (const Operand operand : places.results) pointers[operand] = Result(rets, i++).untyped_data();
+  if (rets.size() != results) {
+    const Workspace work = WorkspaceOf(Result(rets, i));
     pointers.work = work.data;
     workspace = static_cast<int64_t>(work.bytes);
   }
 }
 
 ffi::AnyBuffer Call::at(Operand operand) const {
-  const int place = static_cast<int>(operand);
-  const bool is_result = place >= matmul::kOperands;
-  size_t before = is_result ? around_.before : 0;
-  for (int i = is_result ? matmul::kOperands : 0; i < place; ++i) {
-    before += Has(spec_, static_cast<Operand>(i)) ? 1 : 0;
-  }
-  return is_result ? Result(rets_, before) : Argument(args_, before);
+  const auto place = static_cast<size_t>(places_.place[static_cast<int>(operand)]);
+  return static_cast<int>(operand) < matmul::kOperands ? Argument(args_, place)
+                                                       : Result(rets_, around_.before + place);
 }
 
 std::vector<Typed> Call::types() const {
   std::vector<Typed> types;
-  for (int i = 0; i < matmul::kAll; ++i) {
-    const auto operand = static_cast<Operand>(i);
-    if (Has(spec_, operand)) types.push_back(TypedOf(at(operand)));
+  for (const auto* list : {&places_.operands, &places_.results}) {
+    for (const Operand operand : *list) types.push_back(TypedOf(at(operand)));
   }
   return types;
 }

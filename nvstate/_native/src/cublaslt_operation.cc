@@ -41,6 +41,7 @@ namespace {
 
 using matmul::AlignmentOf;
 using matmul::Operand;
+using matmul::ScalarOf;
 
 MatrixLayout Created(const matmul::Matrix& x, int64_t batch) {
   const Api& api = Opened<Api>();
@@ -68,26 +69,9 @@ int64_t BytesFrom(abi::cudaDataType type, const std::vector<int64_t>& steps,
   return elements * BitsOf(type) / 8;
 }
 
-// A vector of the descriptor's: a bias, its gradient or an aux.
-struct Held {
-  Operand operand;
-  const matmul::Vector& vector;
-  abi::cublasLtMatmulDescAttributes_t attribute;
-};
-
-std::vector<Held> HeldBy(const matmul::Spec& s, const matmul::Layout& layout) {
-  std::vector<Held> held;
-  if (s.epilog->bias) {
-    held.push_back({Operand::kBias, layout.bias, abi::CUBLASLT_MATMUL_DESC_BIAS_POINTER});
-  }
-  if (s.epilog->grad != matmul::Epilog::Grad::kNone) {
-    held.push_back({Operand::kGrad, layout.grad, abi::CUBLASLT_MATMUL_DESC_BIAS_POINTER});
-  }
-  if (s.epilog->aux()) {
-    held.push_back({s.epilog->aux_in ? Operand::kAuxIn : Operand::kAuxOut, layout.aux,
-                    abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER});
-  }
-  return held;
+// Where there is no C beta is 0, whatever the attribute says.
+matmul::Scalar BetaOf(const matmul::Spec& s) {
+  return ScalarOf(s.has_c ? s.beta : std::array{0.0, 0.0}, s.scale_type);
 }
 
 }  // namespace
@@ -122,15 +106,43 @@ Operation::Operation(int device, const matmul::Spec& spec, matmul::Layout layout
       a_(Created(layout_.a, layout_.problem[3])),
       b_(Created(layout_.b, layout_.problem[3])),
       c_(Created(layout_.c, layout_.problem[3])),
-      d_(Created(layout_.d, layout_.problem[3])) {
+      d_(Created(layout_.d, layout_.problem[3])),
+      held_(AllHeld()),
+      alpha_(ScalarOf(spec_.alpha, spec_.scale_type)),
+      beta_(BetaOf(spec_)) {
   // Queries read the values of some pointers for their alignment, and of others that they are
   // there.
   Pointers claimed;
   for (int i = 0; i < matmul::kAll; ++i) {
     const auto operand = static_cast<Operand>(i);
-    if (Has(spec_, operand)) claimed[operand] = reinterpret_cast<void*>(AlignmentFor(operand));
+    if (!Has(spec_, operand)) continue;
+    const int64_t alignment = AlignmentFor(operand);
+    misaligned_[i] = static_cast<uintptr_t>(alignment - 1);
+    claimed[operand] = reinterpret_cast<void*>(alignment);
   }
-  desc_ = MadeDesc(claimed);
+  asked_.desc = MadeDesc();
+  Point(asked_, claimed, std::vector<int64_t>(layout_.loops.size(), 0));
+}
+
+std::vector<Operation::Held> Operation::AllHeld() const {
+  std::vector<Held> held;
+  const auto add = [&](Operand operand, abi::cublasLtMatmulDescAttributes_t attribute,
+                       const matmul::Vector* vector = nullptr) {
+    if (Has(spec_, operand)) held.push_back({operand, attribute, vector});
+  };
+  add(Operand::kBias, abi::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &layout_.bias);
+  add(Operand::kGrad, abi::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &layout_.grad);
+  add(Operand::kAuxIn, abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &layout_.aux);
+  add(Operand::kAuxOut, abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, &layout_.aux);
+  add(Operand::kScaleB, abi::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER);
+  add(Operand::kScaleA, abi::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER);
+  add(Operand::kScaleC, abi::CUBLASLT_MATMUL_DESC_C_SCALE_POINTER);
+  add(Operand::kScaleD, abi::CUBLASLT_MATMUL_DESC_D_SCALE_POINTER);
+  add(Operand::kScaleAux, abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_SCALE_POINTER);
+  add(Operand::kAmax, abi::CUBLASLT_MATMUL_DESC_AMAX_D_POINTER);
+  add(Operand::kAuxAmax, abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_AMAX_POINTER);
+  add(Operand::kDOutScale, abi::CUBLASLT_MATMUL_DESC_D_OUT_SCALE_POINTER);
+  return held;
 }
 
 int64_t Operation::AlignmentFor(Operand operand) const {
@@ -156,31 +168,28 @@ int64_t Operation::AlignmentFor(Operand operand) const {
 }
 
 void Operation::CheckAlignment(const Pointers& pointers) const {
+  uintptr_t wrong = 0;
   for (int i = 0; i < matmul::kAll; ++i) {
-    const auto operand = static_cast<Operand>(i);
-    if (!Has(spec_, operand)) continue;
-    const auto address = reinterpret_cast<uintptr_t>(pointers[operand]);
-    const int64_t alignment = AlignmentFor(operand);
-    if (address % static_cast<uintptr_t>(alignment) != 0) {
-      throw Failure(Code::kInvalidArgument, std::string("`") + OperandName(operand) +
-                                                "` lies at an address that is no multiple "
-                                                "of " +
-                                                std::to_string(alignment) +
-                                                " bytes, which its plan counts on; copy it");
-    }
+    wrong |= reinterpret_cast<uintptr_t>(pointers.at[i]) & misaligned_[i];
+  }
+  if (wrong == 0) return;
+  for (int i = 0; i < matmul::kAll; ++i) {
+    if ((reinterpret_cast<uintptr_t>(pointers.at[i]) & misaligned_[i]) == 0) continue;
+    throw Failure(Code::kInvalidArgument, std::string("`") + OperandName(static_cast<Operand>(i)) +
+                                              "` lies at an address that is no multiple of " +
+                                              std::to_string(misaligned_[i] + 1) +
+                                              " bytes, which its plan counts on; copy it");
   }
 }
 
-Desc Operation::MadeDesc(const Pointers& pointers) const {
+// All but its pointers.
+Desc Operation::MadeDesc() const {
   const matmul::Spec& s = spec_;
   abi::cublasLtMatmulDesc_t made;
   NVS_CHECK(api_.cublasLtMatmulDescCreate(&made, s.compute, s.scale_type));
   Desc desc(made);
   const auto set = [&](abi::cublasLtMatmulDescAttributes_t attribute, auto value) {
     NVS_CHECK(api_.cublasLtMatmulDescSetAttribute(made, attribute, &value, sizeof(value)));
-  };
-  const auto set_pointer = [&](abi::cublasLtMatmulDescAttributes_t attribute, Operand operand) {
-    if (Has(s, operand)) set(attribute, pointers[operand]);
   };
   set(abi::CUBLASLT_MATMUL_DESC_TRANSA, static_cast<int32_t>(layout_.b.op));
   set(abi::CUBLASLT_MATMUL_DESC_TRANSB, static_cast<int32_t>(layout_.a.op));
@@ -196,33 +205,25 @@ Desc Operation::MadeDesc(const Pointers& pointers) const {
     set(abi::CUBLASLT_MATMUL_DESC_EPILOGUE, static_cast<uint32_t>(s.epilog->value));
   }
   const bool batched = layout_.problem[3] > 1;
-  for (const Held& held : HeldBy(s, layout_)) {
-    set(held.attribute, pointers[held.operand]);
+  for (const Held& held : held_) {
+    if (held.vector == nullptr) continue;
     const bool aux = held.attribute == abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER;
-    if (aux) set(abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, held.vector.ld);
+    if (aux) set(abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, held.vector->ld);
     if (batched) {
       set(aux ? abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_BATCH_STRIDE
               : abi::CUBLASLT_MATMUL_DESC_BIAS_BATCH_STRIDE,
-          held.vector.batch_stride);
+          held.vector->batch_stride);
     }
     // D's type is the default, and the only type of older libraries; under a D of 8 bits the
     // default is another one.
-    const bool is_default = held.vector.type == layout_.d.type && BitsOf(layout_.d.type) > 8;
+    const bool is_default = held.vector->type == layout_.d.type && BitsOf(layout_.d.type) > 8;
     if (!is_default && !(aux && s.epilog->mask)) {
       set(aux ? abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_DATA_TYPE
               : abi::CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE,
-          static_cast<int32_t>(held.vector.type));
+          static_cast<int32_t>(held.vector->type));
     }
   }
 
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, Operand::kScaleB);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, Operand::kScaleA);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_C_SCALE_POINTER, Operand::kScaleC);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_D_SCALE_POINTER, Operand::kScaleD);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_SCALE_POINTER, Operand::kScaleAux);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_AMAX_D_POINTER, Operand::kAmax);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_AMAX_POINTER, Operand::kAuxAmax);
-  set_pointer(abi::CUBLASLT_MATMUL_DESC_D_OUT_SCALE_POINTER, Operand::kDOutScale);
   if (s.scaling_a->block ||
       s.scaling_b->block) {  // else the attribute need not exist: it is 12.8's
     set(abi::CUBLASLT_MATMUL_DESC_A_SCALE_MODE, s.scaling_b->mode);
@@ -240,35 +241,46 @@ Desc Operation::MadeDesc(const Pointers& pointers) const {
   return desc;
 }
 
-void Operation::SetOffset(abi::cublasLtMatmulDescStruct* desc, const Pointers& pointers,
-                          const std::vector<int64_t>& index) const {
-  for (const Held& held : HeldBy(spec_, layout_)) {
+Operation::Holder Operation::TakenHolder() const {
+  {
+    std::lock_guard lock(mutex_);
+    if (!idle_.empty()) {
+      Holder holder = std::move(idle_.back());
+      idle_.pop_back();
+      return holder;
+    }
+  }
+  return {MadeDesc(), {}};
+}
+
+void Operation::Point(Holder& holder, const Pointers& pointers,
+                      const std::vector<int64_t>& index) const {
+  for (const Held& held : held_) {
     // Steps of a mask's are bytes, its batch stride is bits.
-    const void* pointer = static_cast<char*>(pointers[held.operand]) +
-                          BytesFrom(held.vector.type, held.vector.steps, index);
-    NVS_CHECK(api_.cublasLtMatmulDescSetAttribute(desc, held.attribute, &pointer, sizeof(pointer)));
+    const int64_t offset =
+        held.vector == nullptr ? 0 : BytesFrom(held.vector->type, held.vector->steps, index);
+    void* const pointer = static_cast<char*>(pointers[held.operand]) + offset;
+    void*& told = holder.pointers[held.operand];
+    if (told == pointer) continue;
+    NVS_CHECK(api_.cublasLtMatmulDescSetAttribute(holder.desc.get(), held.attribute, &pointer,
+                                                  sizeof(pointer)));
+    told = pointer;
   }
 }
 
 void Operation::Launch(abi::CUstream stream, const Pointers& pointers, const Candidate& candidate,
                        bool first_only) const {
-  using matmul::ScalarOf;
-  const bool own = spec_.has_pointers();
-  const Desc made = own ? MadeDesc(pointers) : nullptr;
-  abi::cublasLtMatmulDescStruct* const desc = own ? made.get() : desc_.get();
-  matmul::Scalar alpha{}, beta{};
-  if (!spec_.scalars) {
-    alpha = ScalarOf(spec_.alpha, spec_.scale_type);
-    beta = ScalarOf(spec_.has_c ? spec_.beta : std::array{0.0, 0.0}, spec_.scale_type);
-  }
-  const void* alpha_at = spec_.scalars ? pointers[Operand::kAlpha] : alpha.bytes;
-  const void* beta_at = spec_.scalars ? pointers[Operand::kBeta] : beta.bytes;
+  const bool holds = !held_.empty();
+  Holder taken = holds ? TakenHolder() : Holder{};  // after a failure nobody has it again
+  abi::cublasLtMatmulDescStruct* const desc = holds ? taken.desc.get() : asked_.desc.get();
+  const void* alpha_at = spec_.scalars ? pointers[Operand::kAlpha] : alpha_.bytes;
+  const void* beta_at = spec_.scalars ? pointers[Operand::kBeta] : beta_.bytes;
   const auto at = [&](Operand operand, const matmul::Matrix& x, const auto& index) {
     return static_cast<char*>(pointers[operand]) + BytesFrom(x.type, x.steps, index);
   };
   std::vector<int64_t> index(layout_.loops.size(), 0);
-  for (bool first = true;; first = false) {
-    if (own && !first) SetOffset(desc, pointers, index);
+  for (;;) {
+    Point(taken, pointers, index);
     char* const d = at(Operand::kD, layout_.d, index);
     char* const b = at(Operand::kB, layout_.b, index);
     // Where there is no C beta is 0, and D stands for what is not read. D itself it can only be if
@@ -283,6 +295,10 @@ void Operation::Launch(abi::CUstream stream, const Pointers& pointers, const Can
     size_t loop = index.size();
     while (loop > 0 && ++index[loop - 1] == layout_.loops[loop - 1]) index[--loop] = 0;
     if (loop == 0 || first_only) break;
+  }
+  if (holds) {
+    std::lock_guard lock(mutex_);
+    idle_.push_back(std::move(taken));
   }
   ZeroPadding(stream, pointers);
 }

@@ -1,13 +1,12 @@
 #include "nvstate/cublaslt_plan.h"
 
+#include <cstdio>
 #include <cstdlib>
 #include <mutex>
 #include <utility>
 
 namespace nvstate::cublaslt {
 namespace {
-
-std::atomic<int64_t> unpinned{0};
 
 // The library's log is the process's; a thread keeps what it is told while it asks a question.
 std::mutex log_mutex;  // of the callback and the level
@@ -38,13 +37,17 @@ std::vector<std::string> Overheard(const Body& body) {
     return lines;
   }
   const Api& api = Opened<Api>();
+  // What goes to the callback is written to the file too, which is the standard output at first.
+  static std::FILE* const nowhere = std::fopen("/dev/null", "w");
   std::lock_guard lock(log_mutex);
   log_lines = &lines;
   const auto silence = [&] {
     api.cublasLtLoggerSetLevel(0);
     api.cublasLtLoggerSetCallback(nullptr);
+    if (nowhere != nullptr) api.cublasLtLoggerSetFile(stdout);
     log_lines = nullptr;
   };
+  if (nowhere != nullptr) api.cublasLtLoggerSetFile(nowhere);
   api.cublasLtLoggerSetCallback(Logged);
   api.cublasLtLoggerSetLevel(4);  // all but the trace of calls
   try {
@@ -181,7 +184,6 @@ Plan::Plan(int device, const matmul::Spec& spec, matmul::Layout layout, int64_t 
                       TextOf(Diagnose(device, spec, operation_.layout(), workspace)));
   }
   chosen_ = candidates.front();
-  if (!spec.problems.empty()) ++unpinned;
 }
 
 void Plan::Warm(const Pointers& pointers) {
@@ -193,11 +195,10 @@ void Plan::Warm(const Pointers& pointers) {
 
 std::shared_ptr<Plan> PlanFor(int device, const matmul::Spec& spec, const matmul::Layout& layout,
                               int64_t workspace) {
+  if (!spec.problems.empty() && PinnedFor(spec, layout) == nullptr) ++Cache::Global().unpinned;
   return std::static_pointer_cast<Plan>(
       Cache::Global().Get(KeyOf(device, spec, layout, workspace), spec.owner,
                           [&] { return std::make_unique<Plan>(device, spec, layout, workspace); }));
 }
-
-int64_t Unpinned() { return unpinned; }
 
 }  // namespace nvstate::cublaslt

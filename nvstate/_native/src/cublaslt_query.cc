@@ -50,8 +50,9 @@ std::vector<Candidate> Operation::Heuristic(int64_t workspace, int limit,
   std::vector<abi::cublasLtMatmulHeuristicResult_t> results(static_cast<size_t>(limit));
   int count = 0;
   OnDevice on(device_);
-  *status = api_.cublasLtMatmulAlgoGetHeuristic(handle_, desc_.get(), b_.get(), a_.get(), c_.get(),
-                                                d_.get(), made, limit, results.data(), &count);
+  *status =
+      api_.cublasLtMatmulAlgoGetHeuristic(handle_, asked_.desc.get(), b_.get(), a_.get(), c_.get(),
+                                          d_.get(), made, limit, results.data(), &count);
   std::vector<Candidate> candidates;
   // What the library refuses, a product or a constraint, is no failure of the question.
   if (*status == abi::CUBLAS_STATUS_NOT_SUPPORTED || *status == abi::CUBLAS_STATUS_INVALID_VALUE ||
@@ -71,7 +72,7 @@ std::optional<Candidate> Operation::Check(const abi::cublasLtMatmulAlgo_t& algo,
                                           abi::cublasStatus_t* status) const {
   abi::cublasLtMatmulHeuristicResult_t result{};
   OnDevice on(device_);
-  *status = api_.cublasLtMatmulAlgoCheck(handle_, desc_.get(), b_.get(), a_.get(), c_.get(),
+  *status = api_.cublasLtMatmulAlgoCheck(handle_, asked_.desc.get(), b_.get(), a_.get(), c_.get(),
                                          d_.get(), &algo, &result);
   if (*status != abi::CUBLAS_STATUS_SUCCESS) return std::nullopt;
   result.algo = algo;  // the check leaves it out

@@ -180,11 +180,6 @@ Spec::Spec(AttributeSource& a)
   }
 }
 
-bool Spec::has_pointers() const {
-  return epilog->bias || epilog->aux() || epilog->grad != Grad::kNone || scaling_a->scales ||
-         scaling_b->scales || scaling_d_out->scales || scale_c || scale_d || result_amax;
-}
-
 std::string Spec::Key() const {
   std::string key = compute_name + " " + std::to_string(scale_type) + " " + epilog->name + " " +
                     c_type + " " + scaling_a->name + " " + scaling_b->name + " " +

@@ -10,6 +10,8 @@
 namespace nvstate::matmul {
 namespace {
 
+using Grad = Epilog::Grad;
+
 [[noreturn]] void Refuse(const std::string& text) { throw Failure(Code::kInvalidArgument, text); }
 
 // The batch's axes from the outermost of D's inwards, those merged that are one axis for everyone.
@@ -37,15 +39,33 @@ void ReadAxes(Problem& p) {
   }
 }
 
+bool IsComplex(abi::cudaDataType type) {
+  return type == abi::CUDA_C_32F || type == abi::CUDA_C_64F;
+}
+
+// Of a single row the step does not matter, so an axis may become the rows whatever its own step:
+// if that can be the library's leading dimension, which is 0 for C only.
+bool BecomesRows(const Spec& s, const Problem& p, const Axis& axis, int j) {
+  const Party& party = p.parties[j];
+  const int64_t step = axis.steps[j];
+  if (j == kC) return true;
+  if (step == 0) return false;
+  if (j != kA) return true;
+  // One of both must lie together, and rows must where the library transposes in its own order.
+  const bool turned = (s.conjugate_a && IsComplex(party.type)) || s.epilog->grad == Grad::kA;
+  return step == 1 || (!turned && (party.k == 1 || p.k == 1));
+}
+
 // Whether an axis's members follow one another as rows of one larger matrix.
-bool Folds(const Problem& p, const Axis& axis) {
+bool Folds(const Spec& s, const Problem& p, const Axis& axis) {
   for (int j = 0; j < kParties; ++j) {
     const Party& party = p.parties[j];
     if (!party.there) continue;
-    // Of a single row the step does not matter, so the axis becomes the rows, whatever its step;
-    // but a bias's gradient always lies together.
-    if (p.m == 1 && party.has_m && j != kGrad) continue;
-    if (axis.steps[j] != (party.has_m ? p.m * party.m : 0)) return false;
+    if (p.m == 1 && party.has_m && j != kGrad) {  // a bias's gradient always lies together
+      if (!BecomesRows(s, p, axis, j)) return false;
+    } else if (axis.steps[j] != (party.has_m ? p.m * party.m : 0)) {
+      return false;
+    }
   }
   return true;
 }
@@ -87,10 +107,6 @@ Matrix MatrixOf(const char* name, abi::cudaDataType type, int64_t rows, int64_t 
   return x;
 }
 
-bool IsComplex(abi::cudaDataType type) {
-  return type == abi::CUDA_C_32F || type == abi::CUDA_C_64F;
-}
-
 // D, or C, which are column-major to the library: what its epilogs demand.
 Matrix ResultOf(const char* name, const Problem& p, const Party& party) {
   if (p.n != 1 && party.n != 1) Refuse(std::string("N is not the innermost of `") + name + "`");
@@ -128,7 +144,7 @@ Layout LayoutOf(const Spec& s, const std::vector<Typed>& buffers) {
   const int64_t m = p.m;
   // From the inside: a fold makes the next axis the rows' neighbour.
   for (size_t i = p.axes.size(); i-- > 0;) {
-    if (s.block_scaled() || !Folds(p, p.axes[i])) continue;
+    if (s.block_scaled() || !Folds(s, p, p.axes[i])) continue;
     Fold(p, p.axes[i]);
     p.axes.erase(p.axes.begin() + static_cast<int64_t>(i));
     i = p.axes.size();
@@ -166,9 +182,9 @@ Layout LayoutOf(const Spec& s, const std::vector<Typed>& buffers) {
   const Party &a = p.parties[kA], &b = p.parties[kB], &c = p.parties[kC], &d = p.parties[kD];
   // Gradients of biases want the library's A as it is, and its B transposed.
   layout.a = MatrixOf("a", a.type, p.k, p.m, a.k, a.m, s.conjugate_a && IsComplex(a.type),
-                      s.epilog->grad == Epilog::Grad::kA ? Prefer::kTransposed : Prefer::kNeither);
+                      s.epilog->grad == Grad::kA ? Prefer::kTransposed : Prefer::kNeither);
   layout.b = MatrixOf("b", b.type, p.n, p.k, b.n, b.k, s.conjugate_b && IsComplex(b.type),
-                      s.epilog->grad == Epilog::Grad::kB ? Prefer::kPlain : Prefer::kNeither);
+                      s.epilog->grad == Grad::kB ? Prefer::kPlain : Prefer::kNeither);
   layout.d = ResultOf("d", p, d);
   layout.c = c.there ? ResultOf("c", p, c) : layout.d;
   if (!c.there && !s.c_type.empty()) layout.c.type = TypeNamed(s.c_type);

@@ -92,13 +92,13 @@ NVS_EXPORT int nvstate_cufft_estimate(int device, const char* kind, const char* 
 }
 
 // plans, recent, held, bytes, hits, made, destroyed, own_workspaces, limit, bytes_limit,
-// recent_bytes: the first n of these.
+// recent_bytes, unpinned: the first n of these.
 NVS_EXPORT int nvstate_cache_info(int64_t* out, int n) {
   return Called([&] {
     const Cache::Counts c = Cache::Global().Count();
-    const int64_t all[] = {c.plans, c.recent,      c.held,        c.bytes,
-                           c.hits,  c.made,        c.destroyed,   c.own_workspaces,
-                           c.limit, c.bytes_limit, c.recent_bytes};
+    const int64_t all[] = {c.plans, c.recent,      c.held,         c.bytes,
+                           c.hits,  c.made,        c.destroyed,    c.own_workspaces,
+                           c.limit, c.bytes_limit, c.recent_bytes, c.unpinned};
     std::copy_n(all, std::clamp<int64_t>(n, 0, std::size(all)), out);
   });
 }

@@ -72,10 +72,6 @@ NVS_EXPORT int nvstate_cublaslt_version(int64_t* version) {
   return Called([&] { *version = nvstate::Opened<cublaslt::Api>().version; });
 }
 
-NVS_EXPORT int nvstate_cublaslt_unpinned(int64_t* count) {
-  return Called([&] { *count = cublaslt::Unpinned(); });
-}
-
 NVS_EXPORT int nvstate_device_cache_bytes(int device, int64_t* bytes) {
   return Called([&] { *bytes = nvstate::CacheBytes(device); });
 }

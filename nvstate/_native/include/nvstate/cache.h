@@ -51,6 +51,7 @@ class Cache {
     int64_t limit;         // of recent
     int64_t bytes_limit;   // of recent
     int64_t recent_bytes;  // of the plans in that list
+    int64_t unpinned;
   };
 
   struct Row {           // a plan that is alive
@@ -76,6 +77,7 @@ class Cache {
   int64_t Generation();
 
   std::atomic<int64_t> own_workspaces{0};
+  std::atomic<int64_t> unpinned{0};  // calls with algorithms pinned, but none for their problem
   std::atomic<int64_t> own_workspace_bytes{0};
 
  private:

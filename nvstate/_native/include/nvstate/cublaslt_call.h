@@ -3,6 +3,7 @@
 #ifndef NVSTATE_CUBLASLT_CALL_H_
 #define NVSTATE_CUBLASLT_CALL_H_
 
+#include <array>
 #include <string>
 #include <vector>
 
@@ -17,20 +18,26 @@ struct Around {
   size_t behind = 0;
 };
 
+// The buffers that attributes speak of: read once, for every execution asks.
+struct Places {
+  explicit Places(const matmul::Spec& spec);
+  std::vector<matmul::Operand> operands, results;  // those there, in the order of a call
+  std::array<int, matmul::kAll> place{};           // of each among them
+};
+
 class Call {
  public:
   // Throws kInvalidArgument if there are not as many buffers as the attributes say.
-  Call(const matmul::Spec& spec, ffi::RemainingArgs args, ffi::RemainingRets rets,
-       Around around = {});
+  Call(const Places& places, ffi::RemainingArgs args, ffi::RemainingRets rets, Around around = {});
 
-  ffi::AnyBuffer at(matmul::Operand operand) const;
+  ffi::AnyBuffer at(matmul::Operand operand) const;  // one that is there
   std::vector<Typed> types() const;
 
   Pointers pointers;
   int64_t workspace = 0;  // bytes
 
  private:
-  const matmul::Spec& spec_;
+  const Places& places_;
   const ffi::RemainingArgs args_;
   const ffi::RemainingRets rets_;
   const Around around_;

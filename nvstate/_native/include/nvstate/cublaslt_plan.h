@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <vector>
@@ -47,6 +48,7 @@ struct Api {
   NVS_SYMBOL(cublasLtMatmulAlgoConfigGetAttribute)
   NVS_SYMBOL(cublasLtMatmulAlgoConfigSetAttribute)
   NVS_SYMBOL(cublasLtLoggerSetCallback)
+  NVS_SYMBOL(cublasLtLoggerSetFile)
   NVS_SYMBOL(cublasLtLoggerSetLevel)
   int64_t version;  // 120804 is 12.8.4
   Api();            // throws kFailedPrecondition below 12
@@ -81,8 +83,8 @@ using Desc =
 using MatrixLayout =
     std::unique_ptr<abi::cublasLtMatrixLayoutStruct, Destroyer<&Api::cublasLtMatrixLayoutDestroy>>;
 
-// One native call's descriptors. Immutable: what has pointers is made anew for each execution, so
-// that concurrent ones share nothing that changes.
+// One native call's descriptors. Immutable, but for those that hold pointers: of these each launch
+// has one of its own while it lasts, so that concurrent ones share nothing that changes.
 class Operation {
  public:
   Operation(int device, const matmul::Spec& spec, matmul::Layout layout);
@@ -99,7 +101,8 @@ class Operation {
   // What the library was told of each pointer must hold; throws with the operand's name.
   void CheckAlignment(const Pointers& pointers) const;
 
-  // Enqueues every native call. The device must be current.
+  // Enqueues every native call. The device must be current. It runs in every execution: it neither
+  // allocates nor tells the library again what a launch before has told it.
   void Launch(abi::CUstream stream, const Pointers& pointers, const Candidate& candidate,
               bool first_only = false) const;
 
@@ -109,9 +112,20 @@ class Operation {
   Types types() const { return {layout_.b.type, layout_.a.type, layout_.c.type, layout_.d.type}; }
 
  private:
-  Desc MadeDesc(const Pointers& pointers) const;
-  void SetOffset(abi::cublasLtMatmulDescStruct* desc, const Pointers& pointers,
-                 const std::vector<int64_t>& index) const;
+  struct Holder {  // a descriptor, and the pointers in it
+    Desc desc;
+    Pointers pointers;
+  };
+  struct Held {
+    matmul::Operand operand;
+    abi::cublasLtMatmulDescAttributes_t attribute;
+    const matmul::Vector* vector;  // of a bias, its gradient or an aux; else null
+  };
+
+  std::vector<Held> AllHeld() const;
+  Desc MadeDesc() const;
+  Holder TakenHolder() const;
+  void Point(Holder& holder, const Pointers& pointers, const std::vector<int64_t>& index) const;
   void ZeroPadding(abi::CUstream stream, const Pointers& pointers) const;  // of a gelu aux
   int64_t AlignmentFor(matmul::Operand operand) const;
   Candidate CandidateOf(const abi::cublasLtMatmulHeuristicResult_t& result) const;
@@ -122,7 +136,12 @@ class Operation {
   const matmul::Spec spec_;
   const matmul::Layout layout_;
   const MatrixLayout a_, b_, c_, d_;  // of ours; the library's A is b_
-  Desc desc_;                         // for queries; for launches too if it has no pointers
+  const std::vector<Held> held_;      // what a descriptor points to
+  const matmul::Scalar alpha_, beta_;
+  std::array<uintptr_t, matmul::kAll> misaligned_{};  // bits that no address may have
+  Holder asked_;                      // for queries; for launches too if it holds no pointers
+  mutable std::mutex mutex_;          // of
+  mutable std::vector<Holder> idle_;  // those that no launch has
 };
 
 // Which constraint, if relaxed, lets the library run a product that it has no algorithm for.
@@ -154,9 +173,6 @@ class Plan : public NativePlan {  // an operation and the algorithm that it runs
 // problem is its own, else of the heuristic's first.
 std::shared_ptr<Plan> PlanFor(int device, const matmul::Spec& spec, const matmul::Layout& layout,
                               int64_t workspace);
-
-// Plans so far that ran the heuristic's first although algorithms were pinned, for other problems.
-int64_t Unpinned();
 
 }  // namespace cublaslt
 }  // namespace nvstate

@@ -72,8 +72,7 @@ struct Spec {
   std::vector<std::array<int64_t, 4>> problems;
 
   bool block_scaled() const { return scaling_a->block || scaling_b->block; }
-  bool has_pointers() const;  // in the library's descriptor, which then is made for each execution
-  std::string Key() const;    // of all that changes a native plan: neither owner nor algorithms
+  std::string Key() const;  // of all that changes a native plan: neither owner nor algorithms
 };
 
 // Operands and results in the order of a call; each is there only if `Has`.

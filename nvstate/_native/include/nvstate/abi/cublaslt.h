@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 
 #include "nvstate/abi/cuda_types.h"
 
@@ -233,6 +234,7 @@ cublasStatus_t cublasLtMatmulAlgoConfigSetAttribute(cublasLtMatmulAlgo_t* algo,
                                                     const void* value, size_t bytes);
 
 cublasStatus_t cublasLtLoggerSetCallback(cublasLtLoggerCallback_t callback);
+cublasStatus_t cublasLtLoggerSetFile(FILE* file);
 cublasStatus_t cublasLtLoggerSetLevel(int level);
 
 }  // namespace nvstate::abi
