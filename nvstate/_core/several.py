@@ -12,6 +12,7 @@ from jax.interpreters import ad, batching, mlir
 
 from nvstate._core import compat, scopes, splitting
 from nvstate._core.primitive import Operation, register
+from nvstate._core.spec import named
 from nvstate._core.splitting import Split
 
 
@@ -103,7 +104,11 @@ def shared(split: Split, cuda: Callable[..., Sequence[Any]]) -> Any:
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # As on CPUs: not what leaves the process, nor beside manual axes.
         alone = compat.device_count(ctx) == 1 or compat.is_manual(ctx) or compat.is_exporting(ctx)
-        return (library if alone else several)(ctx, *operands, **params)
+        if alone:
+            return library(ctx, *operands, **params)
+        results = several(ctx, *operands, **params)
+        compat.name_custom_partitioning(results, named(**params))
+        return results
 
     return lower
 
