@@ -97,6 +97,7 @@ def test_chain_and_its_derivatives(rng, epilogs):
     assert near(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epilogs", ROWS[1:3], ids=str)
 def test_second_order_against_differences_and_every_order_of_modes(rng, epilogs):
     widths = [3, 4, 2, 3][: len(epilogs) + 1]
