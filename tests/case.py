@@ -88,6 +88,16 @@ def to_jax_each(operands: dict[str, np.ndarray]) -> dict[str, Any]:
     return {name: to_jax(x) for name, x in operands.items()}
 
 
+def stacked(members: list[dict[str, np.ndarray]], axis: int = 0) -> dict[str, Any]:
+    """Operands by name, of all members, along a new axis, as JAX arrays."""
+    return {n: to_jax(np.stack([m[n] for m in members], axis)) for n in members[0]}
+
+
+def member(y: Any, i: int, axis: int = 0) -> Any:
+    """The results of one member, in NumPy: JAX would compile a program for each shape."""
+    return jax.tree.map(lambda y: np.take(np.asarray(y), i, axis), y)
+
+
 def to_jax(x: np.ndarray) -> Any:
     """A JAX array of the same dtype."""
     y = jnp.asarray(x)

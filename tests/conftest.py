@@ -4,6 +4,8 @@ import os
 
 GPU = os.environ.get("NVSTATE_REQUIRE_GPU") == "1"
 os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if GPU else "cpu")
+# XLA would take most of the tests' time to optimize programs that run once; "0" lets it.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if GPU else "1")
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
 )

@@ -44,6 +44,9 @@ def compile_h100(
                 compiler_options={
                     "xla_dump_to": dump,
                     "xla_gpu_autotune_level": "0",
+                    # XLA's defaults, whatever tests/conftest.py says.
+                    "xla_backend_optimization_level": "3",
+                    "xla_llvm_disable_expensive_passes": "False",
                     **(options or {}),
                 }
             )

@@ -24,18 +24,29 @@ from nvstate.bench import (
     timing,
 )
 from nvstate.bench.forms import Operand
+from tests import fresh
 from tests.deviceless import compile_h100
 
 
-def bench(*arguments, status=0):
+def bench(*arguments):
+    """A run as users start it."""
     path = os.pathsep.join(
         filter(None, [str(Path(nvs.__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": path, "MPLBACKEND": "agg"}
     command = [sys.executable, "-m", "nvstate.bench", *map(str, arguments)]
     done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def said(*arguments, status):
+    """What a run that has no work to do prints, of both streams."""
+    arguments = [*map(str, arguments)]
+    script = f"import sys\nfrom nvstate.bench.__main__ import main\nsys.exit(main({arguments}))"
+    done = fresh.run(script, JAX_PLATFORMS="cpu")
     assert done.returncode == status, done.stderr
-    return done
+    return done.stdout + done.stderr
 
 
 def reported(folder, *arguments):
@@ -43,7 +54,7 @@ def reported(folder, *arguments):
     pytest.importorskip("matplotlib")
     files = {"json": folder / "b.json", "markdown": folder / "b.md", "plot": folder / "b.png"}
     options = [text for name, path in files.items() for text in (f"--{name}", path)]
-    return bench(*arguments, "--quick", *options).stdout, files
+    return bench(*arguments, "--quick", *options), files
 
 
 @pytest.fixture(scope="module")
@@ -331,24 +342,24 @@ def test_a_library_that_breaks_on_its_way_in_is_missing(tmp_path, monkeypatch):
 
 
 def test_no_case_matches():
-    assert "--list" in bench("fft", "--cases", "^nothing$", status=2).stderr
+    assert "--list" in said("fft", "--cases", "^nothing$", status=2)
 
 
 def test_a_directory_that_is_missing_is_told_before_the_work(tmp_path):
     path = tmp_path / "missing" / "b.json"
-    assert "no such directory" in bench("fft", "--json", path, status=2).stderr
+    assert "no such directory" in said("fft", "--json", path, status=2)
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there may be a GPU")
 def test_no_gpu_is_said_and_not_replaced_by_a_cpu():
-    assert "no such device" in bench("fft", "--quick", "--device", "cuda", status=2).stderr
+    assert "no such device" in said("fft", "--quick", "--device", "cuda", status=2)
 
 
 @pytest.mark.parametrize(
     ("name", "suite"), [("fft", cases), ("lifecycle", lifecycle), ("matmul", matmul_cases)]
 )
 def test_list_names_every_case_once(name, suite):
-    names = bench(name, "--list").stdout.split()
+    names = said(name, "--list", status=0).split()
     assert names == [case.id for case in suite.all_cases(quick=False)]
     assert len(set(names)) == len(names)
 

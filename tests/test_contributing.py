@@ -119,7 +119,7 @@ def test_it_conforms(house):
     chosen = "dct and not one_export_for_both_platforms"
     printed = run(
         house,
-        *("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen),
+        *("-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", "-k", chosen),
         *("tests/conformance", "tests/test_docs.py"),
     )
     passed = re.search(r"(\d+) passed", printed)

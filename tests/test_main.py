@@ -12,6 +12,7 @@ import pytest
 
 import nvstate as nvs
 from nvstate._core import diagnose
+from tests import fresh
 
 MAIN = "import sys; from nvstate import __main__ as m; sys.exit(m.main(['--json']))"
 MISSING = """
@@ -23,8 +24,8 @@ locate.SONAMES["cufft"] = ("libcufft.so.0",)
 """
 
 
-def run(*arguments, status=0, **environment):
-    """A process of its own: what JAX sees and what is loaded is settled once."""
+def python(*arguments, status=0, **environment):
+    """A process as users start it."""
     path = os.pathsep.join(
         filter(None, [str(Path(nvs.__file__).parents[1]), os.environ.get("PYTHONPATH")])
     )
@@ -33,6 +34,16 @@ def run(*arguments, status=0, **environment):
     done = subprocess.run(
         [sys.executable, *arguments], env=env | environment, capture_output=True, text=True
     )
+    return printed(done, status)
+
+
+def forked(script, status=0, **environment):
+    """A process of its own: what JAX sees and what is loaded is settled once."""
+    return printed(fresh.run(script, **{"JAX_PLATFORMS": "cpu"} | environment), status)
+
+
+def printed(done, status):
+    """What a process printed, which must have ended with this status."""
     assert done.returncode == status, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout
@@ -40,8 +51,14 @@ def run(*arguments, status=0, **environment):
 
 def report(before="", status=0, **environment):
     """What `--json` prints, after some code has broken something."""
-    out = run("-c", before + "\n" + MAIN, status=status, **environment)
-    found = json.loads(out)
+    found = json.loads(forked(before + "\n" + MAIN, status=status, **environment))
+    assert found["ok"] == (status == 0)
+    return found
+
+
+def report_of_devices(status, **environment):
+    """The devices that it finds, which JAX reads from the environment when it is imported."""
+    found = json.loads(python("-m", "nvstate", "--json", status=status, **environment))
     assert found["ok"] == (status == 0)
     return found
 
@@ -59,7 +76,7 @@ def _no_cufft_yet():
 
 
 def test_json_has_the_facts():
-    found = json.loads(run("-m", "nvstate", "--json"))
+    found = json.loads(python("-m", "nvstate", "--json"))
     assert list(found) == ["ok", "versions", "store", "devices", "libraries", "self_tests"]
     assert found["ok"] is True
     versions = found["versions"]
@@ -93,7 +110,7 @@ def test_self_tests_are_of_every_operation_on_one_cpu():
 
 
 def test_text_has_the_facts():
-    text = run("-m", "nvstate")
+    text = python("-m", "nvstate")
     titles = [line for line in text.splitlines() if line and not line.startswith(" ")]
     assert titles == [
         "versions",
@@ -109,8 +126,8 @@ def test_text_has_the_facts():
 
 
 def test_arguments():
-    assert "--json" in run("-m", "nvstate", "--help")
-    run("-m", "nvstate", "--jsn", status=2)
+    assert "--json" in python("-m", "nvstate", "--help")
+    assert forked(MAIN.replace("--json", "--jsn"), status=2) == ""
 
 
 @pytest.mark.usefixtures("_no_cufft_yet")
@@ -122,7 +139,7 @@ def test_missing_cufft_is_told_and_fails_only_beside_a_gpu():
     code = "import types; from nvstate._core import diagnose\n"
     code += "gpu = types.SimpleNamespace(platform='gpu')\n"
     code += "print([(f.name, f.failed) for f in diagnose.libraries([gpu]) if f.name == 'cufft'])"
-    assert run("-c", MISSING + code) == "[('cufft', True)]\n"
+    assert forked(MISSING + code) == "[('cufft', True)]\n"
 
 
 @pytest.mark.usefixtures("_no_cufft_yet")
@@ -179,7 +196,7 @@ FFTPlan.operation = staticmethod(wrong)
 
 def test_text_counts_failures_and_shows_their_messages():
     code = "from nvstate.fft import FFTPlan; FFTPlan.operation = None\n"
-    text = run("-c", code + MAIN.replace("'--json'", ""), status=1)
+    text = forked(code + MAIN.replace("'--json'", ""), status=1)
     assert "      TypeError: 'NoneType' object is not callable" in text
     assert text.endswith("2 of these failed\n")
 
@@ -204,7 +221,7 @@ def test_a_store(tmp_path):
 
 
 def test_jax_without_a_device_is_told():
-    found = report(status=1, JAX_PLATFORMS="none_such")
+    found = report_of_devices(1, JAX_PLATFORMS="none_such")
     (jax_,) = found["devices"]
     assert jax_["status"] == "broken"
     assert "Unable to initialize backend 'none_such'" in jax_["message"]
@@ -215,7 +232,7 @@ def test_jax_without_a_device_is_told():
 @pytest.mark.parametrize(("platforms", "status"), [("", 0), ("cuda", 1)])
 def test_what_a_plugin_without_a_gpu_logs_is_told(platforms, status):
     pytest.importorskip("jax_cuda13_plugin")
-    jax_ = by_name(report(status=status, JAX_PLATFORMS=platforms)["devices"])["jax"]
+    jax_ = by_name(report_of_devices(status, JAX_PLATFORMS=platforms)["devices"])["jax"]
     assert "Unable to load cuDNN" in jax_["message"]
 
 
@@ -251,7 +268,7 @@ def test_a_gpu_that_jax_does_not_see_is_a_failure(tmp_path, monkeypatch, environ
 
 @pytest.mark.gpu
 def test_cuda_is_found_and_works():
-    found = json.loads(run("-m", "nvstate", "--json", JAX_PLATFORMS="cuda,cpu"))
+    found = json.loads(python("-m", "nvstate", "--json", JAX_PLATFORMS="cuda,cpu"))
     device = by_name(found["devices"])["cuda:0"]
     assert "NVIDIA" in device["kind"]
     assert device["memory_bytes"] > 2**30

@@ -3,11 +3,10 @@
 import warnings
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import nvstate as nvs
-from tests.case import to_jax_each
+from tests.case import member, stacked, to_jax_each
 
 
 def test_eager(case, values, xs, plan):
@@ -58,7 +57,7 @@ def test_each_operand_resets_alone(case, values, xs, plan):
 
 def test_scan_resets_one_binding(case, xs, plan):
     members = [case.values(seed) for seed in range(3)]
-    operands = jax.tree.map(lambda *m: jnp.stack(m), *map(to_jax_each, members))
+    operands = stacked(members)
 
     @jax.jit
     def run(bound, operands):
@@ -69,8 +68,8 @@ def test_scan_resets_one_binding(case, xs, plan):
         return jax.lax.scan(step, bound, operands)
 
     last, results = run(nvs.bind(plan, **xs), operands)
-    for i, member in enumerate(members):
-        assert case.error(jax.tree.map(lambda y, i=i: y[i], results), member) < case.bound
+    for i, values in enumerate(members):
+        assert case.error(member(results, i), values) < case.bound
     assert case.error(nvs.execute(last), members[-1]) < case.bound
 
 

@@ -5,6 +5,7 @@ in tests/core/test_two_operands.py, and what needs a GPU in test_lifecycle_cuda.
 """
 
 import contextvars
+import functools
 import gc
 import logging
 import os
@@ -25,6 +26,7 @@ from jax.experimental import compute_on as streams
 
 import nvstate as nvs
 from nvstate._core import scopes, stored
+from tests import fresh
 from tests.case import all_cases, relative_l2, to_jax
 from tests.deviceless import compile_h100
 
@@ -38,15 +40,14 @@ def case(request):
     return ROWS[request.param]
 
 
-def run(script, **environment):
+HEAD = "import jax, jax.numpy as jnp, numpy as np, nvstate as nvs\n"
+
+
+@functools.cache
+def run(script):
     """What a script prints in a process of its own."""
-    head = "import jax, jax.numpy as jnp, numpy as np, nvstate as nvs\n"
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", head + script],
-        capture_output=True,
-        text=True,
-        env=os.environ | environment,
-    )
+    quiet = "import warnings\nwarnings.simplefilter('ignore')\n"
+    done = fresh.run(quiet + HEAD + script)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -603,6 +604,7 @@ def test_execution_that_cannot_be(name, value):
 
 def test_execution_on_a_device_that_is_not_here():
     out = run(
+        "jax.config.update('jax_platforms', 'cpu')\n"
         "x = np.ones((4, 8), 'complex64')\n"
         "for call in (lambda: nvs.fft.plan(x, execution='cuda'),\n"
         "             lambda: nvs.fft.fft(x, execution='cuda')):\n"
@@ -610,8 +612,7 @@ def test_execution_on_a_device_that_is_not_here():
         "        call()\n"
         "    except nvs.errors.UnsupportedError as error:\n"
         "        said = str(error)\n"
-        "        print('no device cuda in this process' in said, 'got:      cpu:0' in said)\n",
-        JAX_PLATFORMS="cpu",
+        "        print('no device cuda in this process' in said, 'got:      cpu:0' in said)\n"
     )
     assert out == "True True\nTrue True\n"
 
@@ -683,16 +684,21 @@ def test_watching_changes_nothing():
 
 
 def test_importing_says_and_does_nothing():
-    out = run(
+    script = (
         "import logging, sys\n"
         "from jax._src import xla_bridge\n"
         "from nvstate._native import library\n"
         "logger = logging.getLogger('nvstate')\n"
         "print(xla_bridge.backends_are_initialized(), library.loaded(), logger.handlers,\n"
-        "      logger.level, jax.config.jax_enable_x64)\n",
-        JAX_ENABLE_X64="0",
+        "      logger.level, jax.config.jax_enable_x64)\n"
     )
-    assert out == "False None [] 0 False\n"
+    done = subprocess.run(
+        [sys.executable, "-c", HEAD + script],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_ENABLE_X64": "0"},
+    )
+    assert done.stdout == "False None [] 0 False\n", done.stderr[-3000:]
 
 
 # What may have happened meanwhile
@@ -798,10 +804,9 @@ def test_every_process_of_a_program_runs_its_own_plans():
         "    assert np.allclose(y, want, atol=1e-4)\n"
         "print(hash(plan))\n"
     )
-    head = "import jax, jax.numpy as jnp, numpy as np, nvstate as nvs\n"
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", head + script, str(i)],
+            [sys.executable, "-c", HEAD + script, str(i)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.case import relative_l2, to_jax_each
+from tests.case import member, relative_l2, stacked
 
 COLLECTIVES = r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
 
@@ -18,15 +18,10 @@ def mesh():
     return jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
 
 
-def stacked(case, axis=0):
+def four(case, axis=0):
     """Four members along a new axis, one by one and together."""
     members = [case.values(seed) for seed in range(4)]
-    return members, jax.tree.map(lambda *xs: jnp.stack(xs, axis), *map(to_jax_each, members))
-
-
-def member(y, i, axis=0):
-    """The results of one member."""
-    return jax.tree.map(lambda y: jnp.take(y, i, axis), y)
+    return members, stacked(members, axis)
 
 
 def loss_of(plan, names):
@@ -47,7 +42,7 @@ def parted(xs):
 
 @pytest.mark.parametrize("axis", [0, -1])
 def test_batches_split_without_collectives(case, mesh, plan, axis):
-    members, operands = stacked(case, axis)
+    members, operands = four(case, axis)
     split = {}
     for name, x in operands.items():
         spec = [None] * x.ndim
@@ -67,7 +62,7 @@ def test_batches_split_without_collectives(case, mesh, plan, axis):
 
 
 def test_gradients_split_without_collectives(case, mesh, plan):
-    _, operands = stacked(case)
+    _, operands = four(case)
     split = jax.device_put(operands, jax.NamedSharding(mesh, jax.P("d")))
     gradient = jax.jit(jax.vmap(jax.grad(loss_of(plan, operands))))
     assert not re.search(COLLECTIVES, gradient.lower(*parted(split)).compile().as_text())
@@ -88,7 +83,7 @@ def test_split_transform_axes_are_right_if_slow(case, values, xs, plan, mesh):
 
 
 def test_shard_map_and_its_gradient(case, xs, mesh):
-    members, operands = stacked(case)
+    members, operands = four(case)
     plan = case.planned({n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in xs.items()})
 
     def one(xs):

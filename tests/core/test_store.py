@@ -29,7 +29,7 @@ from nvstate._core import fields, oneshot, placement, stored
 from nvstate.errors import NvstateError, SpecError, StoreError
 from nvstate.fft import FFTPlan
 from nvstate.fft.strategy import candidates
-from tests.case import all_cases, relative_l2, to_jax
+from tests.case import all_cases, relative_l2, to_jax_each
 
 X = jnp.asarray(np.random.default_rng(5).standard_normal((4, 6, 8)) + 0j)
 FEW = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -76,13 +76,15 @@ def every_plan():
     """Plans of every conformance row: of JAX, NumPy and types, open and pinned."""
     plans = {}
     for case in all_cases():
-        value = case.value()
-        made = case.plan(to_jax(value))
+        values = case.values()
+        made = case.planned(to_jax_each(values))
         plans[f"{case.id} of JAX"] = made
-        plans[f"{case.id} of NumPy"] = case.plan(value)
-        plans[f"{case.id} of a type"] = case.plan(jax.ShapeDtypeStruct(value.shape, value.dtype))
+        plans[f"{case.id} of NumPy"] = case.planned(values)
+        types = {n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in values.items()}
+        plans[f"{case.id} of types"] = case.planned(types)
         if not isinstance(made, FFTPlan):
             continue
+        (value,) = values.values()
         for name in candidates(made.spec, made.operand.shape):
             pinned = nvs.fft.plan(made.spec, value, strategy=name)
             plans[f"{case.id}, {name}"] = pinned

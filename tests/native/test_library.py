@@ -1,19 +1,18 @@
 """Prevents a lost CPU backend, a library loaded by being counted, and errors without a cure."""
 
 import pathlib
-import subprocess
-import sys
 
 import jax
 import pytest
 
 from nvstate import _native, errors
 from nvstate._native import library
+from tests import fresh
 
 
 def run(code):
     """A fresh process, since a library once loaded stays."""
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = fresh.run(code)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
 
