@@ -56,7 +56,8 @@ def define_several(
         return results(spec, *avals)
 
     def jvp_rule(primals: Any, tangents: Any, *, spec: Any, choices: Any) -> Any:
-        given = tuple(None if type(t) is ad.Zero else t for t in tangents)
+        primals = [p if hasattr(p, "shape") else jax.numpy.asarray(p) for p in primals]
+        given = tuple(None if type(t) is ad.Zero else jax.numpy.asarray(t) for t in tangents)
         ys, dys = jvp(spec, primals, given, choices)
         zeros = [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in ys]
         return ys, [zero if dy is None else dy for dy, zero in zip(dys, zeros, strict=True)]

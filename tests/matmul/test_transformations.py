@@ -356,3 +356,14 @@ def test_in_place_in_scan(rng):
     for _ in range(3):
         want = a @ b + 0.5 * want
     assert np.allclose(y, want)
+
+
+def test_numbers_are_differentiated_too(rng):
+    """Python's, which JAX hands to a rule as they are where nothing is traced."""
+    a, b, c = (jnp.asarray(oracle.random(rng, (4, 4), "float64")) for _ in "abc")
+    got = jax.grad(lambda s: nvs.matmul.matmul(a, b, alpha=s).sum())(2.0)
+    assert np.allclose(got, (a @ b).sum(), rtol=1e-5)
+    got = jax.grad(lambda s: nvs.matmul.matmul(a, b, c, alpha=2.0, beta=s).sum())(0.0)
+    assert np.allclose(got, c.sum(), rtol=1e-5)
+    y, dy = jax.jvp(lambda s: nvs.matmul.matmul(a, b, alpha=s).sum(), (2.0,), (1.0,))
+    assert np.allclose((y, dy), (2 * (a @ b).sum(), (a @ b).sum()), rtol=1e-5)
