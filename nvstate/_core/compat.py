@@ -27,6 +27,7 @@ __all__ = [
     "is_partly_manual",
     "is_tracing",
     "looks_for_nans",
+    "name_custom_partitioning",
     "sharding_rule",
     "tensor_type",
     "varying_alike",
@@ -100,6 +101,18 @@ def device_count(ctx: Any) -> int:
     """How many devices a lowering is for."""
     context = ctx.module_context.axis_context
     return context.num_devices if hasattr(context, "num_devices") else context.mesh.size
+
+
+def name_custom_partitioning(results: Any, name: str) -> None:
+    """Write into a program what a call that partitions itself is.
+
+    Of its own it has but the address of a Python object. A compilation cache would take it for
+    another's that lay there before.
+    """
+    value = results[0]
+    operation: Any = (value if hasattr(value, "owner") else value[0]).owner
+    said = mlir.ir_attribute({"nvstate": name})
+    getattr(operation, "opview", operation).attributes["mhlo.frontend_attributes"] = said
 
 
 def is_manual(ctx: Any) -> bool:

@@ -13,7 +13,7 @@ from jax.interpreters import ad, batching, mlir
 
 from nvstate import errors
 from nvstate._core import compat, lower, scopes
-from nvstate._core.spec import Spec
+from nvstate._core.spec import Spec, named
 
 
 class Operation(Protocol):
@@ -96,7 +96,9 @@ def define(
         elif compat.is_exporting(ctx) or compat.is_partly_manual(ctx):
             rule = whole_operand
         else:
-            rule = partitioned
+            results = partitioned(ctx, *operands, **params)
+            compat.name_custom_partitioning(results, named(**params))
+            return results
         return rule(ctx, *operands, **params)
 
     mlir.register_lowering(primitive, lower_cpu, platform="cpu")

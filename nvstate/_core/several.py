@@ -12,6 +12,7 @@ from jax.interpreters import ad, batching, mlir
 
 from nvstate._core import compat, scopes, splitting
 from nvstate._core.primitive import Operation, register
+from nvstate._core.spec import named
 from nvstate._core.splitting import Split
 
 
@@ -55,7 +56,8 @@ def define_several(
         return results(spec, *avals)
 
     def jvp_rule(primals: Any, tangents: Any, *, spec: Any, choices: Any) -> Any:
-        given = tuple(None if type(t) is ad.Zero else t for t in tangents)
+        primals = [p if hasattr(p, "shape") else jax.numpy.asarray(p) for p in primals]
+        given = tuple(None if type(t) is ad.Zero else jax.numpy.asarray(t) for t in tangents)
         ys, dys = jvp(spec, primals, given, choices)
         zeros = [ad.Zero(jax.typeof(y).to_tangent_aval()) for y in ys]
         return ys, [zero if dy is None else dy for dy, zero in zip(dys, zeros, strict=True)]
@@ -103,7 +105,11 @@ def shared(split: Split, cuda: Callable[..., Sequence[Any]]) -> Any:
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # As on CPUs: not what leaves the process, nor beside manual axes.
         alone = compat.device_count(ctx) == 1 or compat.is_manual(ctx) or compat.is_exporting(ctx)
-        return (library if alone else several)(ctx, *operands, **params)
+        if alone:
+            return library(ctx, *operands, **params)
+        results = several(ctx, *operands, **params)
+        compat.name_custom_partitioning(results, named(**params))
+        return results
 
     return lower
 

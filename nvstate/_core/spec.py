@@ -68,6 +68,13 @@ def digest(*values: Any) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
+def named(spec: Spec, choices: Any) -> str:
+    """What runs, as a name that is the same in every process with this version."""
+    from nvstate import __version__  # of the package that imports this
+
+    return f"{__version__} {spec.digest:x} {digest(choices):x}"
+
+
 def frozen(value: Any) -> Any:
     """Plain values as JSON returns them, with lists as the tuples they were."""
     return tuple(map(frozen, value)) if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]

@@ -39,11 +39,15 @@ class Split:
     Attributes:
         axes: (spec, operands), of which only shapes are read.
         run: (spec, extents, operands, choices) -> the results of a device's part, from the extents
-            of its axes by name.
+            of its axes by name; of parts that are summed, the terms.
+        fits: (spec, name, extent) -> whether a device's part of an axis may have this extent.
+        finish: (spec, sums) -> the results, where terms were summed.
     """
 
     axes: Callable[[Any, Sequence[Any]], Axes]
     run: Callable[[Any, Mapping[str, int], Sequence[Any], Any], Sequence[Any]]
+    fits: Callable[[Any, str, int], bool]
+    finish: Callable[[Any, Sequence[Any]], Sequence[Any]]
 
 
 def divided(split: Split, whole: Callable[..., Sequence[Any]]) -> Callable[..., Any]:
@@ -73,14 +77,17 @@ def divided(split: Split, whole: Callable[..., Sequence[Any]]) -> Callable[..., 
         extents: dict[str, int] = {}
         for x, names in zip(operands, axes.operands, strict=True):
             for name, extent in zip(names, x.shape, strict=True):
-                parts = math.prod(mesh.shape[a] for a in over.get(name, ()))
-                extents[name] = -(-extent // parts)
+                own = -(-extent // math.prod(mesh.shape[a] for a in over.get(name, ())))
+                if own != extent and not split.fits(spec, name, own):
+                    del over[name]
+                    own = extent
+                extents[name] = own
         terms = tuple(itertools.chain(*(over.get(name, ()) for name in axes.summed)))
         place = functools.partial(_sharding, mesh, over)
 
         def part(*own: Any) -> Any:
             ys = split.run(spec, extents, own, choices)
-            return tuple(jax.lax.psum(y, terms) if terms else y for y in ys)
+            return tuple(split.finish(spec, jax.lax.psum(list(ys), terms)) if terms else ys)
 
         return mesh, part, tuple(map(place, axes.results)), tuple(map(place, axes.operands))
 

@@ -68,8 +68,7 @@ def _size(spec: MatmulSpec, x: dict[str, Any], wide: str) -> Any:
     """|α||A||B| + |β||C| + |bias|, scaled as D is; the largest slope of an activation with it."""
     a = x["a"].mT if spec.transpose_a else x["a"]
     b = x["b"].mT if spec.transpose_b else x["b"]
-    norms = (jnp.sqrt(jnp.sum(m**2, axis, keepdims=True)) for m, axis in ((a, -1), (b, -2)))
-    rows, columns = norms
+    rows, columns = _norm(a, -1), _norm(b, -2)
     size = rows * columns
     for name in ("scale_a", "scale_b"):
         if name in x:
@@ -82,6 +81,13 @@ def _size(spec: MatmulSpec, x: dict[str, Any], wide: str) -> Any:
     if "gelu" in (spec.epilog or ""):
         size = 1.2 * size  # the most that |gelu′| is
     return size * jnp.reshape(x.get("scale_d", jnp.asarray(1, wide)), ())
+
+
+def _norm(x: Any, axis: int) -> Any:
+    """Of rows or columns of any size: squares alone would overflow, or be zero."""
+    largest = jnp.max(x, axis, keepdims=True, initial=0)
+    ratio = x / jnp.where(largest == 0, 1, largest)
+    return largest * jnp.sqrt(jnp.sum(ratio**2, axis, keepdims=True))
 
 
 def _number(text: str | None) -> float:

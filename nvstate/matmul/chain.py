@@ -48,6 +48,9 @@ def chain(
         >>> nvs.matmul.chain([layer, layer], x, [w, w], [None, None]).shape
         (8, 4)
     """
+    given: Any = plans
+    if not isinstance(given, Sequence) or not all(isinstance(p, MatmulPlan) for p in given):  # pyright: ignore[reportUnknownVariableType]
+        raise error("no layers", "a list of plans", repr(plans), "Pass `[plan, …]`, also of one.")
     specs = tuple(_layer(plan) for plan in plans)
     choices = tuple(plan.choices for plan in plans)
     if not specs or not len(specs) == len(weights) == len(biases):

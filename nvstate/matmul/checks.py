@@ -374,9 +374,7 @@ def operands(made: MatmulSpec, types: dict[str, OperandType], batch: tuple[int, 
                     f"`{name}` of the wrong type",
                     f"{OperandType(core, dtype)}" + (f' for "{mode}" scaling' if mode else ""),
                     str(t),
-                    f"Make it with `nvstate.matmul.scaling.pack_scales(scales, {mode!r})`."
-                    if mode
-                    else "Pass a float32 array of one element.",
+                    _scale_advice(mode),
                 )
         elif name == "bias" and (not fits or not _within(outer, batch)):
             runs = " M fits, but a bias does not run along M." if t.shape[-1:] == (made.m,) else ""
@@ -391,6 +389,15 @@ def operands(made: MatmulSpec, types: dict[str, OperandType], batch: tuple[int, 
             if name == "bias":
                 do = f'Convert it with `bias.astype("{dtype}")`.'
             raise error(f"`{name}` of the wrong type", str(OperandType(core, dtype)), str(t), do)
+
+
+def _scale_advice(mode: str | None) -> str:
+    if mode in (None, "tensor"):
+        return (
+            "Pass a float32 array of one element; for a scale of each row or block, say which: "
+            '`block_scaling="outer"`, "1x128", "128x128", "mxfp8" or "nvfp4".'
+        )
+    return f"Make it with `nvstate.matmul.scaling.pack_scales(scales, {mode!r})`."
 
 
 def _within(outer: tuple[int, ...], batch: tuple[int, ...]) -> bool:

@@ -286,10 +286,10 @@ def plan(
     if isinstance(a, MatmulSpec):
         if problem or b is not None:
             raise error(
-                "a spec and keywords of a problem",
-                "one of them",
+                "a spec and what it says already",
+                "`plan(spec)`, whose plan takes operands with any batch axes",
                 ", ".join(f"`{name}`" for name in (*("b",) * (b is not None), *problem)),
-                "Leave the keywords out, or make another spec.",
+                "Leave these out, or plan from operands: `plan(a, b)`.",
             )
         for t in a.open_types():
             dtypes.require(WHERE, t.dtype)

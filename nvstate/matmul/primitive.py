@@ -45,7 +45,9 @@ def _entries(spec: MatmulSpec, x: dict[str, Aval], name: str, rank: int) -> list
                 f"K is sharded over `{ka or kb}`",
                 expected="operands that each device holds whole along K",
                 got=f"a {x['a']}, b {x['b']}",
-                do="Gather them first: `jax.sharding.reshard(x, jax.P(…))`.",
+                do="Gather them first: `jax.sharding.reshard(x, jax.P(…))`. If a gradient made "
+                "this product, a sum over a batch or weights that are split, compute it in "
+                "`jax.shard_map`, or on a mesh with `AxisType.Auto`.",
             )
         )
     batch: list[Any] = [None] * max(x["a"].ndim, x["b"].ndim, rank)
@@ -68,7 +70,19 @@ def _entries(spec: MatmulSpec, x: dict[str, Aval], name: str, rank: int) -> list
             )
         )
     count = rank - len(tail)
-    return [*outer[len(outer) - count :], *tail] if count else tail
+    entries = [*outer[len(outer) - count :], *tail] if count else tail
+    over = [axis for e in entries for axis in ((e,) if isinstance(e, str) else e or ())]
+    if len(set(over)) < len(over):
+        raise errors.OperandError(
+            errors.message(
+                WHERE,
+                f"two axes of {name} would be sharded over one axis of the mesh",
+                expected="batch, M and N over different axes of the mesh",
+                got=f"a {x['a']}, b {x['b']}",
+                do="Gather one operand first: `jax.sharding.reshard(x, jax.P(…))`.",
+            )
+        )
+    return entries
 
 
 def batch(spec: MatmulSpec, operands: Any, dims: Any) -> list[Any] | None:

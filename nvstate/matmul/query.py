@@ -41,7 +41,7 @@ def settled(call: Call, operands: Any, results: Any, device: int | None) -> lowe
     """
     limit = bytes_limit(call)
     if device is None:
-        return min(limit, preferences.DEFAULT_LIMIT), call.attributes
+        return limit, call.attributes
     (one, *_) = candidates(call, buffers(operands), buffers(results), device, 1)
     attributes = dict(call.attributes)
     if not attributes["algorithms"]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nvstate._core.splitting import Axes, Split
-from nvstate.matmul import lowering, table
+from nvstate.matmul import lowering, reference, table
 from nvstate.matmul.spec import MatmulSpec
 
 _CORES = {"bgrada": "m", "bgradb": "n", "drelu_bgrad": "n", "dgelu_bgrad": "n", "bias": "n"}
@@ -74,9 +74,25 @@ def _core(spec: MatmulSpec, name: str) -> str | None:
 def part(
     spec: MatmulSpec, extents: Mapping[str, int], operands: Sequence[Any], choices: Any
 ) -> Sequence[Any]:
-    """A device's part of the results: a smaller product, with what was chosen for the whole."""
+    """A device's part of the results: a smaller product, with what was chosen for the whole.
+
+    Products over parts of K are summed in float32, if operands of 16 bits are.
+    """
     own = dataclasses.replace(spec, m=extents["m"], n=extents["n"], k=extents["k"])
+    if own.k != spec.k and spec.compute_type.startswith("float32"):
+        own = dataclasses.replace(own, result_dtype=reference.wide(spec))
     return lowering.run(spec, own, operands, choices)
 
 
-SPLIT = Split(axes, part)
+def fits(spec: MatmulSpec, name: str, extent: int) -> bool:
+    """Whether the library takes parts of this extent: of 8-bit operands, only even ones."""
+    step = 16 if spec.a_dtype in table.NARROW else 4 if spec.a_dtype == "int8" else 1
+    return name not in ("m", "n", "k") or extent % step == 0
+
+
+def finish(spec: MatmulSpec, sums: Sequence[Any]) -> Sequence[Any]:
+    """The results of products over parts of K."""
+    return [y.astype(spec.result_dtype) for y in sums]
+
+
+SPLIT = Split(axes, part, fits, finish)

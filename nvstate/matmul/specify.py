@@ -161,6 +161,13 @@ def typed(name: str, x: Any) -> Any:
             return x.item() if isinstance(x, np.generic) else x
         if name.startswith("scale") and not isinstance(x, complex):
             return OperandType((), "float32")
+    if x is None:
+        raise arguments.error(
+            f"`{name}` is missing",
+            "two operands, `a` and `b`",
+            "None",
+            "Pass the other matrix too.",
+        )
     number = " or a number" if name in (*ARRAYS[3:],) else ""
     raise arguments.error(
         f"`{name}` is no operand",

@@ -64,6 +64,10 @@ ROWS = {
     ),
     "scale_d without use": ((F8, G8), {**SCALES, "scale_d": ONE}, SpecError, r"`scale_d` without"),
     "scale_aux without use": ((A, B), {"scale_aux": ONE}, SpecError, r"`scale_aux` without"),
+    "scales of rows": (
+        (F8, G8), {**SCALES, "scale_a": z(32, dtype="float32")}, SpecError,
+        r'`scale_a` of the wrong type(.*\n)*.*`block_scaling="outer"`',
+    ),
     "128x128 twice": (
         (F8, G8), {**SCALES, "block_scaling": "128x128"}, SpecError,
         r'"128x128" of both operands(.*\n)*Pass `block_scaling=\("1x128", "128x128"\)`',
@@ -384,7 +388,7 @@ def test_views_are_refused_wherever_they_come():
 
 def test_plan_takes_a_spec_or_operands():
     spec = nvs.matmul.spec(A, B)
-    with pytest.raises(SpecError, match="a spec and keywords of a problem"):
+    with pytest.raises(SpecError, match="a spec and what it says already"):
         nvs.matmul.plan(spec, epilog="relu")
     with pytest.raises(TypeError, match="unexpected keyword argument 'relu'"):
         nvs.matmul.plan(A, B, relu=True)

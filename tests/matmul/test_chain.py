@@ -97,6 +97,7 @@ def test_chain_and_its_derivatives(rng, epilogs):
     assert near(got, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epilogs", ROWS[1:3], ids=str)
 def test_second_order_against_differences_and_every_order_of_modes(rng, epilogs):
     widths = [3, 4, 2, 3][: len(epilogs) + 1]
@@ -192,3 +193,12 @@ def test_complex_layers(rng):
     )
     for got, want in zip(ours, wanted, strict=True):
         assert np.allclose(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [3, [3], None])
+def test_plans_are_a_list(wrong):
+    x = jnp.ones((2, 3))
+    plan = nvs.matmul.plan(x, jnp.ones((3, 4)))
+    for plans in (wrong, plan):
+        with pytest.raises(nvs.errors.SpecError, match=r"a list of plans(.*\n)*Pass `\[plan, …\]`"):
+            nvs.matmul.chain(plans, x, [jnp.ones((3, 4))], [None])

@@ -20,6 +20,7 @@ from nvstate.matmul import primitive, sharding
 from nvstate.matmul.reference import reference
 from tests.conformance.test_sharding import COLLECTIVES
 from tests.matmul import oracle
+from tests.matmul.test_h100_program import planned, sharded, struct
 
 P = jax.P
 AUTO, EXPLICIT = jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit
@@ -34,6 +35,8 @@ def part(spec, extents, operands, choices):
     own = dataclasses.replace(spec, **{x: extents[x] for x in "mnk"})
     shapes = dict(zip(spec.names, map(np.shape, operands), strict=True))
     PARTS.append((own.m, own.n, own.batches(shapes)))
+    if own.k != spec.k:
+        own = dataclasses.replace(own, result_dtype="float32")
     return reference(own, *operands)
 
 
@@ -41,7 +44,7 @@ def _defined():
     made = jax.extend.core.Primitive("nvstate_test_split")
     made.multiple_results = True
     made.def_abstract_eval(lambda *avals, spec, choices: primitive.results(spec, *avals))
-    split = splitting.Split(sharding.axes, part)
+    split = splitting.Split(sharding.axes, part, sharding.fits, sharding.finish)
     mlir.register_lowering(made, several.shared(split, whole))
     compat.wants_devices(made)
     return made
@@ -129,6 +132,58 @@ def test_products_of_parts_of_k_are_summed(rng):
     (y,), hlo = run(spec, mesh_of(2, 2), (P("x", "y"), P("x")), x.values())
     assert set(re.findall(COLLECTIVES, hlo)) == {"all-reduce"}
     np.testing.assert_allclose(y, 0.5 * x["a"].T @ x["b"], rtol=1e-5, atol=1e-5)
+
+
+def test_terms_are_summed_in_float32():
+    a = jnp.repeat(jnp.asarray([250.0, -250.0], "float16"), 512)[None].repeat(8, 0)
+    b = jnp.ones((1024, 4), "float16")
+    (y,), _ = run(nvs.matmul.spec(a, b), mesh_of(4), (P(None, "x"), P("x")), (a, b))
+    assert y.dtype == "float16"
+    assert not np.asarray(y).any()
+    plan, types = planned(struct(64, 1024, dtype="float16"), struct(1024, 64, dtype="float16"))
+    hlo = sharded(lambda *x: plan(*x), types, (P(None, "x"), P("x")))
+    assert re.search(r"f32\[64,64\]\S* all-reduce", hlo)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shapes", "over", "local"),
+    [
+        ("float8_e4m3fn", ((32, 64), (32, 64)), (P("x"), P()), "32,32"),
+        ("float8_e4m3fn", ((64, 64), (32, 64)), (P("x"), P()), "16,32"),
+        ("int8", ((32, 8), (8, 8)), (P(), P("x")), "32,8"),
+        ("int8", ((32, 8), (8, 8)), (P(None, "x"), P(None, "x")), "32,8"),
+        ("int8", ((32, 8), (16, 8)), (P(), P("x")), "32,4"),
+    ],
+)
+def test_parts_have_extents_that_the_library_takes(dtype, shapes, over, local):
+    one = {n: struct(dtype="float32") for n in ("scale_a", "scale_b")} if "float8" in dtype else {}
+    plan, types = planned(*(struct(*s, dtype=dtype) for s in shapes), transpose_b=True, **one)
+    hlo = sharded(lambda *x: plan(*x), types, (*over, *[P()] * len(one)))
+    assert re.search(rf"\[{local}\]\S*, u8\S* custom-call", hlo)
+
+
+def test_programs_say_what_they_run(rng):
+    """Not by the address of a Python object alone, which another may have had before."""
+    x = operands(rng, {"a": (8, 12), "b": (12, 16)})
+    mesh = mesh_of(4)
+    placed = [jax.device_put(v, jax.NamedSharding(mesh, P())) for v in x.values()]
+
+    def text(f):
+        return re.sub(r'backend_config = "\d+"', "", jax.jit(f).lower(*placed).as_text())
+
+    def product(alpha, choices=None):
+        spec = nvs.matmul.spec(*x.values(), alpha=alpha)
+        return text(lambda *v: SPLIT.bind(*v, spec=spec, choices=choices))
+
+    assert product(2.0) == product(2.0)
+    assert len({product(2.0), product(3.0), product(3.0, ((("limit", 4),), ()))}) == 3
+    wave = jax.device_put(x["a"] + 0j, jax.NamedSharding(mesh, P("x")))
+    texts = {
+        re.sub(r'backend_config = "\d+"', "", jax.jit(f).lower(wave).as_text())
+        for f in (nvs.fft.fft, nvs.fft.ifft)
+    }
+    assert len(texts) == 2
+    assert all("nvstate = " in t for t in texts)
 
 
 EPILOGS = [None, "relu_aux_bias", "gelu_aux", "drelu", "dgelu_bgrad", "bgrada", "bgradb"]

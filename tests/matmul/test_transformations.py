@@ -176,6 +176,7 @@ SECOND = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SECOND)
 def test_second_order_against_differences(rng, name):
     problem = dict(SECOND[name])
@@ -319,6 +320,11 @@ def test_explicit_meshes_refuse_what_would_need_a_collective(rng):
         with pytest.raises(nvs.errors.OperandError, match="K is sharded over `d`"):
             jax.jit(lambda a, b: nvs.matmul.matmul(a, b))(split, b)
         rows = jax.device_put(a, jax.NamedSharding(mesh, jax.P("d")))
+        columns = jax.device_put(b, jax.NamedSharding(mesh, jax.P(None, "d")))
+        with pytest.raises(nvs.errors.OperandError, match="two axes of d would be sharded"):
+            jax.jit(lambda a, b: nvs.matmul.matmul(a, b))(rows, columns)
+        with pytest.raises(nvs.errors.OperandError, match="If a gradient made this product"):
+            jax.jit(jax.grad(lambda b: nvs.matmul.matmul(rows, b).sum()))(b)
         aux = jnp.zeros((8, 8))
         with pytest.raises(nvs.errors.OperandError, match="sums over it"):
             jax.jit(lambda a, b: nvs.matmul.matmul(a, b, gelu_aux=aux, epilog="dgelu_bgrad"))(
@@ -350,3 +356,14 @@ def test_in_place_in_scan(rng):
     for _ in range(3):
         want = a @ b + 0.5 * want
     assert np.allclose(y, want)
+
+
+def test_numbers_are_differentiated_too(rng):
+    """Python's, which JAX hands to a rule as they are where nothing is traced."""
+    a, b, c = (jnp.asarray(oracle.random(rng, (4, 4), "float64")) for _ in "abc")
+    got = jax.grad(lambda s: nvs.matmul.matmul(a, b, alpha=s).sum())(2.0)
+    assert np.allclose(got, (a @ b).sum(), rtol=1e-5)
+    got = jax.grad(lambda s: nvs.matmul.matmul(a, b, c, alpha=2.0, beta=s).sum())(0.0)
+    assert np.allclose(got, c.sum(), rtol=1e-5)
+    y, dy = jax.jvp(lambda s: nvs.matmul.matmul(a, b, alpha=s).sum(), (2.0,), (1.0,))
+    assert np.allclose((y, dy), (2 * (a @ b).sum(), (a @ b).sum()), rtol=1e-5)
