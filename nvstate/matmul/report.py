@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from nvstate.matmul import lowering
+from nvstate.matmul import lowering, padding
 
 if TYPE_CHECKING:
     from nvstate.matmul.plan import MatmulPlan
@@ -35,7 +35,7 @@ def rows(plan: MatmulPlan) -> list[tuple[str, str]]:
         told = ", ".join(f"{k} {v}" for k, v in algorithm.configuration.items())
         table.append(("algorithm", told))
     table.append(("calls", f"{native_calls(plan)} of cublasLtMatmul for each execution"))
-    return table + [("moves", what) for what in _moves(plan)]
+    return table + [("moves", what) for what in moves(plan)]
 
 
 def native_calls(plan: MatmulPlan) -> int:
@@ -49,21 +49,28 @@ def native_calls(plan: MatmulPlan) -> int:
     return _native.cublaslt_layout(lower.attributes_of(call), *buffers)["calls"]
 
 
-def _moves(plan: MatmulPlan) -> list[str]:
+def moves(plan: MatmulPlan) -> list[str]:
     """Every operand that XLA must write out first."""
-    spec, moves = plan.spec, []
+    spec, found = plan.spec, list[str]()
     c = dict(zip(spec.names, plan.matrices(), strict=True)).get("c")
     if c is not None and c.shape[-1:] != (spec.n,) and spec.n > 1:
-        moves.append("c is broadcast along N and written out")
+        found.append("c is broadcast along N and written out")
     there = lowering.called(spec)
     for name in ("a", "b"):
         if getattr(spec, f"conjugate_{name}") and not getattr(there, f"conjugate_{name}"):
-            moves.append(f"{name} is conjugated and written out")
+            found.append(f"{name} is conjugated and written out")
     if there.epilog != spec.epilog:
-        moves.append(f"{spec.epilog} is summed by XLA, which reads the operand again")
+        found.append(f"{spec.epilog} is summed by XLA, which reads the operand again")
+    made = plan.matrix_spec()
+    shapes = {name: t.shape for name, t in zip(made.names, plan.matrices(), strict=True)}
+    wide = padding.padded(made, shapes, plan.preferences)
+    if wide != made:
+        names = ", ".join(padding.copied(made, wide, shapes))
+        extents = f"M={wide.m}, N={wide.n}, K={wide.k}"
+        found.append(f"{names}: copied by XLA from or to rows of 16 bytes, for {extents}")
     if spec.inplace:
-        moves.append("under `jit` a c that is not donated is copied once")
-    return moves
+        found.append("under `jit` a c that is not donated is copied once")
+    return found
 
 
 def line(plan: MatmulPlan) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nvstate as nvs
-from nvstate.matmul import padding
+from nvstate.matmul import padding, report
 from nvstate.matmul.reference import reference
 from tests.deviceless import compile_h100
 from tests.matmul import oracle
@@ -138,6 +138,16 @@ def test_a_cast_writes_the_longer_rows():
     hlo = compile_h100(lambda *x: plan(*(v.astype("bfloat16") for v in x)), *wide).hlo
     assert calls(hlo) == 1
     assert not re.search(r"bf16\[(1,)*4001,2407\]\S* fusion", hlo)
+
+
+def test_plans_say_what_is_copied():
+    plan = nvs.matmul.plan(*LARGE)
+    text = "a, b, d: copied by XLA from or to rows of 16 bytes, for M=4001, N=2000, K=2408"
+    assert text in report.moves(plan)
+    plan = nvs.matmul.plan(*LARGE, preferences=OFF)
+    assert not report.moves(plan)
+    plan = nvs.matmul.plan(struct(1500, 1500), struct(1500))
+    assert not report.moves(plan)
 
 
 @pytest.mark.gpu
