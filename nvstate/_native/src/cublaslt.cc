@@ -6,9 +6,9 @@
 //     -> d, [aux], [bgrad], [amax], [aux amax], [d's scales], [workspace]
 //
 // The attributes say which are there. a is [*batch, M, K], b [*batch, 1, K, N], d [*batch, M, N]:
-// every buffer has the batch's dimensions, of size 1 where it has none, and then a place for M, so
-// that XLA may split batch and rows alike. Transposes are layouts. d is c in place if XLA has
-// aliased the two: pointers are passed as they come.
+// every buffer has the batch's dimensions, of size 1 where it has none, and then a place for M.
+// Transposes are layouts. d is c in place if XLA has aliased the two: pointers are passed as they
+// come.
 
 #include <memory>
 #include <utility>
