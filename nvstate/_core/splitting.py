@@ -13,6 +13,7 @@ import jax
 from jax.experimental.custom_partitioning import custom_partitioning
 
 Names = tuple[str, ...]
+_NO_MESH = jax.sharding.AbstractMesh((), ())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +87,8 @@ def divided(split: Split, whole: Callable[..., Sequence[Any]]) -> Callable[..., 
         place = functools.partial(_sharding, mesh, over)
 
         def part(*own: Any) -> Any:
-            ys = split.run(spec, extents, own, choices)
+            with jax.sharding.use_abstract_mesh(_NO_MESH):  # an explicit one is not the part's
+                ys = split.run(spec, extents, own, choices)
             return tuple(split.finish(spec, jax.lax.psum(list(ys), terms)) if terms else ys)
 
         return mesh, part, tuple(map(place, axes.results)), tuple(map(place, axes.operands))
