@@ -28,8 +28,8 @@ class MatmulResult(NamedTuple):
         dgelu_bgrad: [*batch, N]; Σ_m D.
         bgrada: [*batch of a, M]; Σ_k op(A).
         bgradb: [*batch of b, N]; Σ_k op(B).
-        result_amax: float32 []; max |f(z)|.
-        gelu_aux_amax: float32 []; max |z|.
+        result_amax: float32 []; max abs(f(z)).
+        gelu_aux_amax: float32 []; max abs(z).
         d_out_scale: the scales of a D of 8 bits or less under block scaling.
     """
 
@@ -76,8 +76,8 @@ class MatmulSpec(Spec):
         scaling_b: the same of `b`.
         scale_d: whether D is multiplied with a scale.
         scale_aux: whether gelu_aux is.
-        result_amax: whether max |f(z)| is a result.
-        aux_amax: whether max |z| is.
+        result_amax: whether max abs(f(z)) is a result.
+        aux_amax: whether max abs(z) is.
         inplace: whether D takes the memory of `c`.
         vectors: "a", "b" or "ab": the operands of one axis, which D does not have.
     """

@@ -112,8 +112,8 @@ def spec(
         scale_aux: float32 []; for an FP8 gelu_aux.
         block_scaling: which elements share a scale: "tensor" (default), "outer", "1x128",
             "128x128", "mxfp8", "nvfp4", or a pair for a and b. True: "mxfp8" or "nvfp4" by dtype.
-        result_amax: max |f(z)| is a result, float32 []; for an FP8 D.
-        aux_amax: max |z| is one, float32 []; for an FP8 gelu_aux.
+        result_amax: max abs(f(z)) is a result, float32 []; for an FP8 D.
+        aux_amax: max abs(z) is one, float32 []; for an FP8 gelu_aux.
         inplace: D takes the memory of `c`, which has D's shape and dtype.
 
     Returns:
