@@ -36,7 +36,14 @@ from nvstate._native.cufft import (
 )
 from nvstate._native.library import UNLIMITED, load
 from nvstate._native.locate import open_library
-from nvstate._native.targets import register
+from nvstate._native.solver import (
+    pardiso_missing,
+    pardiso_version,
+    solver_analyze,
+    solver_array,
+    solver_counts,
+)
+from nvstate._native.targets import register, register_cpu
 
 __all__ = [
     "UNLIMITED",
@@ -70,5 +77,11 @@ __all__ = [
     "cufft_version",
     "load",
     "open_library",
+    "pardiso_missing",
+    "pardiso_version",
     "register",
+    "register_cpu",
+    "solver_analyze",
+    "solver_array",
+    "solver_counts",
 ]

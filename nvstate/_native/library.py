@@ -151,6 +151,18 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_cublaslt_matmul_v1_type_info": (address, []),
         "nvstate_cublaslt_autotune_v1_type_id": (address, []),
         "nvstate_cublaslt_autotune_v1_type_info": (address, []),
+        "nvstate_mkl_open": (integer, [text, text]),
+        "nvstate_mkl_version": (integer, []),
+        "nvstate_solver_analyze": (
+            integer,
+            [text, integer, text, text, int64, int64, *[address, integer] * 2, address, address],
+        ),
+        "nvstate_solver_array": (
+            integer,
+            [text, integer, text, text, address, int64, out, ctypes.POINTER(integer)],
+        ),
+        "nvstate_solver_counts": (integer, [array, integer]),
+        "nvstate_solver_digest": (integer, [int64, int64, *[address, integer] * 2, words]),
         "nvstate_cache_info": (integer, [array, integer]),
         "nvstate_cache_limit": (integer, [int64, int64]),
         "nvstate_cache_rows": (integer, [int64, array, out]),
