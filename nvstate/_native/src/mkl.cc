@@ -59,9 +59,9 @@ void Open(const char* path, const char* openmp) {
   Library::Open("mkl", path);
   const Library library("mkl");
   // Both answer with the layer in effect, which may be one that another package chose before.
-  const int threads = library.Symbol<decltype(abi::MKL_Set_Threading_Layer)>(
-      "MKL_Set_Threading_Layer")(threaded ? abi::MKL_THREADING_INTEL
-                                          : abi::MKL_THREADING_SEQUENTIAL);
+  const int threads =
+      library.Symbol<decltype(abi::MKL_Set_Threading_Layer)>("MKL_Set_Threading_Layer")(
+          threaded ? abi::MKL_THREADING_INTEL : abi::MKL_THREADING_SEQUENTIAL);
   const int interface = library.Symbol<decltype(abi::MKL_Set_Interface_Layer)>(
       "MKL_Set_Interface_Layer")(abi::MKL_INTERFACE_LP64);
   settled = {true, (interface & abi::MKL_INTERFACE_ILP64) != 0,

@@ -88,7 +88,7 @@ NVS_EXPORT int nvstate_cublaslt_heuristic(int device, const char* attributes, co
     const cublaslt::Operation operation(device, call.spec, call.layout);
     nvstate::abi::cublasStatus_t status;
     LastText() = nvstate::List(operation.Heuristic(workspace, limit, &status, alignment),
-                              [](const auto& candidate) { return nvstate::Json(candidate); });
+                               [](const auto& candidate) { return nvstate::Json(candidate); });
   });
 }
 
@@ -98,7 +98,7 @@ NVS_EXPORT int nvstate_cublaslt_diagnose(int device, const char* attributes, con
     const Described call(attributes, buffers);
     const auto diagnosis = cublaslt::Diagnose(device, call.spec, call.layout, workspace);
     LastText() = "{\"helps\": " + nvstate::List(diagnosis.helps, nvstate::Quoted) +
-                ", \"reasons\": " + nvstate::List(diagnosis.reasons, nvstate::Quoted) + "}";
+                 ", \"reasons\": " + nvstate::List(diagnosis.reasons, nvstate::Quoted) + "}";
   });
 }
 
@@ -122,7 +122,7 @@ NVS_EXPORT int nvstate_cublaslt_ids(int device, const char* attributes, const ch
     }
     const Described call(attributes, buffers);
     LastText() = nvstate::List(cublaslt::AlgorithmIds(device, call.spec, call.layout, limit),
-                              [](int id) { return std::to_string(id); });
+                               [](int id) { return std::to_string(id); });
   });
 }
 

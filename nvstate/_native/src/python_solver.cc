@@ -98,7 +98,8 @@ NVS_EXPORT int nvstate_solver_array(const char* engine, int device, const char* 
     std::visit(
         [&](const auto& values) {
           *written = static_cast<int64_t>(values.size());
-          if (*written <= capacity) std::memcpy(out, values.data(), values.size() * sizeof(values[0]));
+          if (*written <= capacity)
+            std::memcpy(out, values.data(), values.size() * sizeof(values[0]));
         },
         *array);
   });

@@ -63,7 +63,10 @@ Ticket Slots::TicketOf(int64_t slot, int64_t element) const {
 Slots::Found Slots::Find(const Ticket& ticket) const {
   if (ticket.nonce() == Nonce() && ticket.slot() < size() && ticket.element() < batch_) {
     const Slot& named = (*this)[ticket.slot()];
-    if (named.stamp != 0 && named.stamp == ticket.stamp()) return {ticket.slot(), ticket.element()};
+    const auto element = static_cast<size_t>(ticket.element());
+    if (named.stamp != 0 && named.stamp == ticket.stamp() &&
+        named.numerics[element].status != kAbsent)
+      return {ticket.slot(), ticket.element()};
   }
   if (ticket == Ticket{}) return {};  // as slots without an alias have
   for (int64_t i = 0; i < size(); ++i) {
