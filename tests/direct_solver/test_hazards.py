@@ -1,0 +1,189 @@
+"""Wrong answers that others gave in silence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+import nvstate as nvs
+from tests.direct_solver import engines, matrices, oracle
+
+solver = engines.solver
+
+
+def two_patterns(n=30):
+    """As many entries, elsewhere."""
+    ring = np.arange(n)
+    made = []
+    for shift in (1, 7):
+        rows, columns = np.concatenate([ring, ring]), np.concatenate([ring, (ring + shift) % n])
+        values = np.concatenate([np.full(n, 3.0), np.linspace(-1, 1.5, n)])
+        made.append(matrices.tidy(sp.csr_array((values, (rows, columns)), (n, n))))
+    assert made[0].nnz == made[1].nnz
+    return made
+
+
+def test_another_pattern_of_as_many_entries(engine):
+    """The reset_operands of nvmath compares nnz and no more."""
+    one, other = two_patterns()
+    plan = engine.plan(one)
+    with pytest.raises(nvs.errors.OperandError, match="row"):
+        plan.values_of(engine.there(other))
+    b = oracle.random(np.random.default_rng(0), 30, "float64")
+    plans = [plan, engine.plan(other)]
+    assert plans[0] != plans[1]
+    for _ in range(2):
+        for a, its in zip((one, other), plans, strict=True):
+            oracle.require_solution(a, its(engine.put(a.data), engine.put(b)), b)
+            x = solver.spsolve(engine.there(a), engine.put(b), **engine.options)
+            oracle.require_solution(a, x, b)
+
+
+def test_a_program_that_has_both(engine):
+    """An analysis kept in the executable would serve the wrong one."""
+    one, other = two_patterns()
+    b = engine.put(np.ones(30))
+    first, second = engine.plan(one), engine.plan(other)
+
+    @jax.jit
+    def run(first, second, v, w):
+        return first(v, b), second(w, b), first(w, b)
+
+    x, y, z = run(first, second, engine.put(one.data), engine.put(other.data))
+    oracle.require_solution(one, x, np.ones(30))
+    oracle.require_solution(other, y, np.ones(30))
+    mixed = sp.csr_array((other.data, one.indices, one.indptr), one.shape)
+    oracle.require_solution(mixed, z, np.ones(30))
+
+
+def test_a_solve_after_new_values(engine):
+    """After nvmath's reset_operands of a CPU matrix the old factors still solve."""
+    a = matrices.of_type("general", "float64")
+    plan = engine.plan(a)
+    b = oracle.random(np.random.default_rng(0), 40, "float64")
+    bound = nvs.bind(plan, values=engine.put(a.data), b=engine.put(b))
+    oracle.require_solution(a, nvs.execute(bound), b)
+    second = nvs.reset(bound, values=engine.put(3 * a.data))
+    oracle.require_solution(3 * a, nvs.execute(second), b)
+    oracle.require_solution(a, nvs.execute(bound), b)
+    old = solver.factorize(plan, engine.put(a.data))
+    new = solver.factorize(plan, engine.put(3 * a.data))
+    for _ in range(2):
+        oracle.require_solution(a, solver.solve(old, engine.put(b)), b)
+        oracle.require_solution(3 * a, solver.solve(new, engine.put(b)), b)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("n", [16, 200])
+def test_random_matrices(engine, n, seed):
+    """nvmath-python#56: no error and a wrong x. Here x is right, or it is NaN and says so."""
+    rng = np.random.default_rng(seed)
+    a = sp.random_array((n, n), density=0.1, rng=rng, format="csr")
+    a = matrices.tidy(a + sp.csr_array((np.ones(n), (np.arange(n), rng.permutation(n))), (n, n)))
+    b = oracle.random(rng, (n, 2), "float64")
+    for dtype in ("float64", "float32"):
+        given, right = a.astype(dtype), b.astype(dtype)
+        factor = engine.factored(given)
+        x = np.asarray(solver.solve(factor, engine.put(right)))
+        if engines.status(factor) >= 2:
+            assert np.isnan(x).all()
+        else:
+            oracle.require_solution(given, x, right)
+    # In double precision it is right: matching or pivoting by rows is on by itself.
+    assert engines.status(engine.factored(a)) <= 1
+
+
+def test_dtypes_in_turn(engine):
+    """A cuDSS handle may answer wrong after another dtype (CUDSS-1019)."""
+    systems = []
+    for dtype in ("float32", "complex128", "float64", "complex64"):
+        a = matrices.of_type("general", dtype)
+        b = oracle.random(np.random.default_rng(0), 40, dtype)
+        plan = engine.plan(a)
+        systems.append((a, b, solver.factorize(plan, engine.put(a.data))))
+    for _ in range(3):
+        for a, b, factor in systems:
+            oracle.require_solution(a, solver.solve(factor, engine.put(b)), b)
+            fresh = solver.factorize(factor.plan, factor.values)
+            x = solver.solve(fresh, engine.put(b), transpose="adjoint")
+            oracle.require_solution(a, x, b, "adjoint")
+
+
+def test_refinement_reads_its_own_values(engine):
+    """PARDISO refined with other values: a residual of 5e5 with error 0."""
+    if engine.name == "superlu":
+        options = {"refinement_steps": 2}
+    else:
+        options = {"refinement_steps": 2, "matching": "product"}
+    a = matrices.weak_diagonal(150)
+    other = a.copy()
+    other.data = a.data * np.random.default_rng(3).uniform(0.2, 5, a.nnz)
+    plan = engine.plan(a, factor_slots=2, **options)
+    b = oracle.random(np.random.default_rng(0), (150, 2), "float64")
+
+    def phases(values, later):
+        factor = solver.factorize(plan, values)
+        return factor, solver.factorize(plan, later)
+
+    one, two = phases(engine.put(a.data), engine.put(other.data))
+    for _ in range(2):
+        for matrix, factor in ((a, one), (other, two)):
+            oracle.require_solution(matrix, solver.solve(factor, engine.put(b)), b)
+
+
+def test_donated_values(engine):
+    """The buffer of a factor's values may be another array's by the time of the solve."""
+    a = matrices.of_type("general", "float64")
+    plan = engine.plan(a, refinement_steps=1)
+    b = oracle.random(np.random.default_rng(0), 40, "float64")
+
+    @jax.jit
+    def factorize(values):
+        return solver.factorize(plan, values)
+
+    def spoiled(values):
+        return values * 0 + 7
+
+    spoil = jax.jit(spoiled, donate_argnums=0)
+    factor = factorize(engine.put(a.data))
+    copy = jnp.array(factor.values, copy=True)
+    kept = solver.Factor(factor.plan, copy, factor.ticket, factor.words)
+    spoil(factor.values).block_until_ready()
+    oracle.require_solution(a, solver.solve(kept, engine.put(b)), b)
+
+
+def test_x_is_no_alias_of_b(engine):
+    """CUDSS.jl#81: refinement in place."""
+    a = matrices.of_type("general", "float64")
+    factor = engine.factored(a, refinement_steps=2)
+    b = oracle.random(np.random.default_rng(0), 40, "float64")
+    run = jax.jit(lambda f, b: solver.solve(f, b), donate_argnums=1)
+    given = engine.put(b)
+    oracle.require_solution(a, run(factor, given), b)
+
+
+def test_edited_patterns_are_an_error(engine):
+    """A plan is an argument: its leaves may be anything."""
+    a = matrices.of_type("general", "float64")
+    plan = engine.plan(a)
+    nvs.free(plan)
+    edited = jax.tree.map(lambda leaf: leaf, plan)
+    indices = np.asarray(plan.leaves.indices).copy()
+    indices[:2] = indices[1::-1]
+    edited = plan.with_leaves(plan.leaves._replace(indices=engine.put(indices)))
+    with pytest.raises(jax.errors.JaxRuntimeError, match="edited"):
+        jax.block_until_ready(edited(engine.put(a.data), engine.put(np.ones(40))))
+
+
+def test_a_user_permutation_is_of_rows_and_columns(engine):
+    if engine.name == "superlu":
+        pytest.skip("SuperLU takes none")
+    a = matrices.convection(9)
+    b = oracle.random(np.random.default_rng(0), (81, 2), "float64")
+    for order in (np.arange(81)[::-1], np.random.default_rng(1).permutation(81)):
+        factor = engine.factored(a, reordering=order.astype(np.int32))
+        for transpose in ("none", "transpose"):
+            oracle.require_solution(
+                a, solver.solve(factor, engine.put(b), transpose=transpose), b, transpose
+            )
