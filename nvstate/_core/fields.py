@@ -63,14 +63,16 @@ def _number(text: str) -> NoReturn:
     raise ValueError(f"{short(text)}, where only integers are written")
 
 
-def plan_of(cls: type[Plan], fields: Any, what: str = "") -> Plan:
+def plan_of(cls: type[Plan], fields: Any, what: str = "", *, static: bool = False) -> Plan:
     """The plan with these fields; `what` says of which plan they are, for the error.
+
+    With `static`, those without arrays, which `with_leaves` makes a plan of.
 
     Raises:
         StoreError: they are no plan's, or those of a plan of another version.
     """
     try:
-        return _made(cls, fields)
+        return _made(cls, fields, static)
     except (errors.NvstateError, TypeError, ValueError) as error:
         said = str(error)
         refuse(
@@ -81,8 +83,8 @@ def plan_of(cls: type[Plan], fields: Any, what: str = "") -> Plan:
         )
 
 
-def _made(cls: type[Plan], fields: Any) -> Plan:
-    keys("a plan", fields, FIELDS)
+def _made(cls: type[Plan], fields: Any, static: bool) -> Plan:
+    keys("a plan", fields, FIELDS if static else FIELDS | cls.array_fields)
     named = fields["spec"]
     keys("a spec", named, {f.name for f in dataclasses.fields(cls.spec_type)})
     spec: Any = cls.spec_type(**{name: _plain(value) for name, value in named.items()})
@@ -92,7 +94,8 @@ def _made(cls: type[Plan], fields: Any) -> Plan:
     where = None if fields["placement"] is None else _placement(fields["placement"])
     choices = _plain(fields["choices"])
     cls.validate(spec, types, choices)
-    return cls.of(spec, types, where, choices)
+    plan = cls.of(spec, types, where, choices)
+    return plan if static else plan.with_arrays({name: fields[name] for name in cls.array_fields})
 
 
 def keys(what: str, fields: Any, expected: AbstractSet[str]) -> None:

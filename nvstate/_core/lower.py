@@ -194,16 +194,17 @@ def emitted(
             ),
         },
     )
-    said = {name: _attribute(value) for name, value in attributes}
+    said = {name: attribute(value) for name, value in attributes}
     return lowering(ctx.replace(avals_out=results), *operands, **said)[: len(ctx.avals_out)]
 
 
 def attributes_of(call: Several) -> dict[str, Any]:
     """The attributes of a call as C++ gets them."""
-    return {name: _attribute(value) for name, value in call.attributes}
+    return {name: attribute(value) for name, value in call.attributes}
 
 
-def _attribute(value: Any) -> Any:
+def attribute(value: Any) -> Any:
+    """An attribute as JAX takes it: tuples as arrays, of float64 if they hold a float."""
     if isinstance(value, bytes):
         return np.frombuffer(value, np.uint64)
     if isinstance(value, tuple):

@@ -127,11 +127,15 @@ class Plan:
         Raises:
             StoreError: another text, or that of a plan of a newer version.
         """
+        return cls._parsed(text, static=False)
+
+    @classmethod
+    def _parsed(cls, text: str, static: bool) -> Self:
         try:
             fields = stored.parsed(text)
         except ValueError as error:
             stored.refuse("no plan", "what `to_json` wrote", f"{error}", "Write it again.")
-        return stored.plan_of(cls, fields)  # pyright: ignore[reportReturnType]
+        return stored.plan_of(cls, fields, static=static)  # pyright: ignore[reportReturnType]
 
     def to_static(self) -> str:
         """The plan as text without its leaves, which `from_static` reads."""
@@ -144,7 +148,7 @@ class Plan:
         Raises:
             StoreError: another text, or that of a plan of a newer version.
         """
-        return cls.from_json(text)
+        return cls._parsed(text, static=True)
 
     def fields(self) -> dict[str, Any]:
         """The plan as dictionaries, lists, strings and numbers."""
@@ -168,6 +172,16 @@ class Plan:
         said = (f"{name}={placement.at(t, self.placement)}" for name, t in self.operands.items())
         chosen = [f"choices={self.choices!r}"] if self.choices != self.default_choices else []
         return f"{type(self).__name__}({', '.join([*said, repr(self.spec), *chosen])})"
+
+    array_fields: ClassVar[frozenset[str]] = frozenset()  # of `fields`, beside the static ones
+
+    def with_arrays(self, fields: dict[str, Any]) -> Self:
+        """The one plan with these array fields, of a file that no one vouches for.
+
+        Raises:
+            ValueError: they are not this plan's.
+        """
+        return self
 
     # As a pytree
 

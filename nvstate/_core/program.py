@@ -30,15 +30,15 @@ class Program:
     def __name__(self) -> str:
         return self.where.replace(".", "_")
 
-    def __call__(self, *operands: Any) -> Any:
-        values = operands[len(operands) - len(self.types) :]  # a plan's leaves precede them
+    def __call__(self, *arrays: Any) -> Any:
+        values = arrays[len(arrays) - len(self.types) :]  # a plan's leaves precede them
         for t in self.types:
             dtypes.require(self.where, t.dtype)
         got = tuple(map(aval.type_of, values))
         same = all(g.dtype == t.dtype for g, t in zip(got, self.types, strict=True))
         if not same or not self.spec.accepts(self.types, got):
             raise operands.mismatched(self.where, self.types, got)
-        return self.operation(self.spec, *operands, choices=self.choices)
+        return self.operation(self.spec, *arrays, choices=self.choices)
 
 
 class Compiled:

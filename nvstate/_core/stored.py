@@ -27,7 +27,7 @@ VARIABLE = "NVSTATE_STORE"
 FORMAT, VERSION = "nvstate plans", 1
 LARGEST = 64 * 2**20  # bytes of a file
 MOST = 16  # names of an environment
-_ENTRY = fields.FIELDS | {"operation", "environment"}
+_ENTRY = fields.FIELDS | {"operation", "environment"}  # and arrays of the operation's plans
 _RESTORE = "Restore the file, or save the plans again."
 
 
@@ -147,10 +147,13 @@ def _entry(path: Path, name: str, stored: Any) -> Entry:
 
     what = f"plan {short(name)} of {path} cannot be read"
     try:
-        fields.keys("the plan", stored, _ENTRY)
-        operation, made_for = stored["operation"], stored["environment"]
-        if not isinstance(operation, str) or operation not in plan_types:
+        operation = stored.get("operation") if isinstance(stored, dict) else None
+        known = isinstance(operation, str) and operation in plan_types
+        arrays = plan_types[operation].array_fields if known else frozenset[str]()
+        fields.keys("the plan", stored, _ENTRY | arrays)
+        if not known:
             raise ValueError(f"an unknown operation, {short(operation)}")
+        made_for = stored["environment"]
         if (
             not isinstance(made_for, dict)
             or len(made_for) > MOST
@@ -159,7 +162,7 @@ def _entry(path: Path, name: str, stored: Any) -> Entry:
             raise ValueError(f"the environment: no names and versions, but {short(made_for)}")
     except ValueError as error:
         refuse(what, f"a plan of {', '.join(plan_types)}", str(error), fields.AGAIN)
-    one = {field: stored[field] for field in fields.FIELDS}
+    one = {field: stored[field] for field in fields.FIELDS | arrays}
     return Entry(name, plan_of(plan_types[operation], one, what), made_for)
 
 

@@ -17,7 +17,7 @@ from nvstate.direct_solver.arguments import (
     unsupported,
 )
 from nvstate.direct_solver.formats import Array
-from nvstate.direct_solver.spec import MOST
+from nvstate.direct_solver.spec import MOST, Leaves
 
 if TYPE_CHECKING:
     from nvstate.direct_solver.pattern import Pattern
@@ -302,3 +302,42 @@ def _indefinite(matrix_type: str) -> str:
 
 def _line(storage: str) -> str:
     return "column" if storage == "csc" else "row"
+
+
+def otherwise_stored(planned: str, got: str) -> Exception:
+    """What is said of a matrix stored by columns where rows were planned, or the reverse."""
+    return operand_error(
+        f"A in {got.upper()}, but its plan was made from {planned.upper()}",
+        f"the format of the plan, {planned.upper()}",
+        got.upper(),
+        f"Pass `A.to{'csc' if planned == 'csc' else 'csr'}()`, or plan again from A.",
+    )
+
+
+def another_pattern(got: Pattern, planned: Leaves) -> Exception:
+    """What is said of a matrix with another pattern than its plan: the first row that differs."""
+    n = len(planned.indptr) - 1
+    do = "Plan again from this matrix: `nvstate.direct_solver.plan(A)`."
+    if got.n != n:
+        return operand_error(
+            "another size than the plan's", f"[{n}, {n}]", f"[{got.n}, {got.n}]", do
+        )
+    fewest = min(got.nnz, len(planned.indices))
+    moved = got.indices[:fewest] != planned.indices[:fewest]
+    lengths = np.diff(got.indptr) != np.diff(planned.indptr)
+    rows = [int(lengths.argmax())] if lengths.any() else []
+    rows += [int(got.rows[moved.argmax()])] if moved.any() else []
+    row = min(rows)
+    name, across = ("column", "rows") if got.storage == "csc" else ("row", "columns")
+    return operand_error(
+        "another pattern than the plan's",
+        f"{name} {row} with {across} {_entries(planned.indptr, planned.indices, row)}",
+        f"{name} {row} with {across} {_entries(got.indptr, got.indices, row)}",
+        do,
+    )
+
+
+def _entries(indptr: Array, indices: Array, row: int) -> str:
+    entries = indices[indptr[row] : indptr[row + 1]]
+    said = ", ".join(map(str, entries[:8]))
+    return said + (f", … ({len(entries)} of them)" if len(entries) > 8 else "") or "none"

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import functools
 import re
 from typing import Any
 
+import numpy as np
+
 from nvstate._core import sizes
-from nvstate.direct_solver import arguments, knobs as knobs_
+from nvstate.direct_solver import arguments, digest, knobs as knobs_
 from nvstate.direct_solver.arguments import WHERE, OnStale, error
 from nvstate.direct_solver.spec import SolverSpec
 
@@ -21,6 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "on_stale": "refactorize",
     "reordering": "",  # measured by `autotune`; only where the spec's is "auto"
     "stored_permutation": "",  # of an earlier analysis: base64 of little-endian int32
+    "stored_tree": "",  # of cuDSS's nested dissection, the same way
     # CuDSS
     "nd_levels": -1,
     "nd_unbalance": -1,
@@ -94,7 +99,9 @@ def memory(value: Any) -> str:
         if 1 <= int(percent[1]) <= 100:
             return f"{int(percent[1])}%"
     elif isinstance(value, int | str):
-        return str(sizes.parse(f"{WHERE}: `hybrid_memory`", value))
+        nbytes = sizes.parse(f"{WHERE}: `hybrid_memory`", value)
+        if nbytes:
+            return str(nbytes)
     raise error(
         "`hybrid_memory` is no amount of memory",
         'True, False, bytes, "8 GiB", or a part of the device\'s memory from "1%" to "100%"',
@@ -119,6 +126,11 @@ def validate(spec: SolverSpec, choices: Any) -> None:
         hybrid_memory=_memory_said(said.get("hybrid_memory", "")),
         knobs=knobs_.of(said),
     )
+    if kept := said.get("stored_permutation"):
+        order = _unpacked(kept)
+        if len(order) != spec.n or not np.array_equal(np.sort(order), np.arange(spec.n)):
+            raise ValueError(f"`stored_permutation` is none of {spec.n} rows")
+        _unpacked(said.get("stored_tree", ""))
     if said.get("reordering"):
         arguments.choice("reordering", said["reordering"], arguments.Reordering)
         if spec.reordering != "auto":
@@ -127,3 +139,43 @@ def validate(spec: SolverSpec, choices: Any) -> None:
 
 def _memory_said(text: str) -> Any:
     return {"": False, "on": True}.get(text, text)
+
+
+# A reordering of an earlier analysis, which spares most of the next one
+
+
+def packed(array: np.ndarray[Any, Any]) -> str:
+    """Integers as a choice holds them."""
+    return base64.b64encode(array.astype("<i4").tobytes()).decode()
+
+
+@functools.lru_cache(maxsize=16)
+def _unpacked(text: str) -> np.ndarray[Any, Any]:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<i4").astype(np.int32)
+
+
+def stored(choices: Choices) -> np.ndarray[Any, Any] | None:
+    """The stored permutation, which stands in the plan's leaf; None without one."""
+    text = dict(choices).get("stored_permutation")
+    return _unpacked(text) if text else None
+
+
+def permutation(spec: SolverSpec, choices: Choices) -> str:
+    """The digest of the plan's leaf `permutation`; "" if that is empty."""
+    text = dict(choices).get("stored_permutation")
+    return _digest(text) if text else spec.permutation
+
+
+@functools.lru_cache(maxsize=16)
+def _digest(text: str) -> str:
+    return digest.permutation(_unpacked(text))
+
+
+def tree_words(choices: Choices) -> bytes:
+    """The partition tree of cuDSS: how many int32, then these, padded to words of 64 bits; or b""."""
+    text = dict(choices).get("stored_tree")
+    if not text:
+        return b""
+    tree = _unpacked(text)
+    padding = np.zeros(len(tree) % 2, "<i4")
+    return np.uint64(len(tree)).tobytes() + np.concatenate([tree, padding]).tobytes()

@@ -100,3 +100,27 @@ def read(a: Any) -> tuple[Pattern, Any]:
     checks.distinct(keys[order], order, n)
     columns = second[order].astype(np.int32)
     return Pattern("coo", indptr, columns, order.astype(offsets)), values
+
+
+def values_of(storage: str, planned: Leaves, a: Any) -> Any:
+    """The values of A in the order that a plan with these arrays takes them.
+
+    Raises:
+        OperandError: another pattern, or one that is stored by columns for one by rows.
+    """
+    found, values = read(a)
+    if (storage == "csc") != (found.storage == "csc"):
+        raise checks.otherwise_stored(storage, found.storage)
+    if not np.array_equal(found.indptr, planned.indptr) or not np.array_equal(
+        found.indices, planned.indices
+    ):
+        raise checks.another_pattern(found, planned)
+    theirs, ours = found.order, planned.order
+    if len(theirs) == len(ours) and np.array_equal(theirs, ours):
+        return values
+    place = np.arange(found.nnz) if not len(theirs) else theirs  # of each stored entry in A
+    if len(ours):
+        back = np.empty_like(place)
+        back[ours] = place
+        place = back
+    return values[place]
