@@ -119,7 +119,7 @@ class Call:
         )[0]
 
     def rhs(self, *shape, seed=0):
-        """b [B, k, n]."""
+        """Right-hand sides [B, k, n]."""
         rng = np.random.default_rng(seed)
         b = rng.standard_normal((*shape, self.n))
         if self.dtype.kind == "c":

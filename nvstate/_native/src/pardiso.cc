@@ -250,13 +250,14 @@ class Execution {
   bool Hit(Ring& ring, int64_t i, bool* other_values) {
     std::lock_guard lock(ring.mutex());
     const Ticket ticket = TicketOf(i);
-    const Slots::Found found = ring.slots().Find(ticket);
-    if (found.slot >= 0 && ring.Same(found, buffers_.ValuesOf(i))) {
+    const std::vector<Slots::Found> candidates = ring.slots().Find(ticket);
+    for (const Slots::Found& found : candidates) {
+      if (!ring.Same(found, buffers_.ValuesOf(i))) continue;
       ring.slots().Hit(found.slot);
       Finish(ring, found, i);
       return true;
     }
-    *other_values = *other_values || found.slot >= 0;
+    *other_values = *other_values || !candidates.empty();
     ring.slots().Missed(ticket);
     return false;
   }

@@ -163,7 +163,8 @@ void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const voi
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   facts_.seconds = took.count();
   facts_.factor_nnz = iparm[abi::IPARM_FACTOR_NNZ];
-  facts_.flops = static_cast<double>(iparm[abi::IPARM_MFLOP]) * 1e6;
+  const int64_t mflop = iparm[abi::IPARM_MFLOP];  // 0: too few to tell
+  facts_.flops = mflop > 0 ? static_cast<double>(mflop) * 1e6 : -1;
   facts_.host_bytes = (iparm[abi::IPARM_ANALYSIS_KB] + iparm[abi::IPARM_FACTOR_KB]) * 1024;
   facts_.peak_host_bytes = std::max(iparm[abi::IPARM_PEAK_KB] * 1024, facts_.host_bytes);
   factor_bytes_ = iparm[abi::IPARM_FACTOR_KB] * 1024;

@@ -60,21 +60,24 @@ Ticket Slots::TicketOf(int64_t slot, int64_t element) const {
   return Ticket::Of(slot, element, held.stamp, held.fingerprints[static_cast<size_t>(element)]);
 }
 
-Slots::Found Slots::Find(const Ticket& ticket) const {
+std::vector<Slots::Found> Slots::Find(const Ticket& ticket) const {
+  std::vector<Found> found;
   if (ticket.nonce() == Nonce() && ticket.slot() < size() && ticket.element() < batch_) {
     const Slot& named = (*this)[ticket.slot()];
     const auto element = static_cast<size_t>(ticket.element());
     if (named.stamp != 0 && named.stamp == ticket.stamp() &&
-        named.numerics[element].status != kAbsent)
-      return {ticket.slot(), ticket.element()};
+        named.numerics[element].status != kAbsent) {
+      found.push_back({ticket.slot(), ticket.element()});
+    }
   }
-  if (ticket == Ticket{}) return {};  // as slots without an alias have
+  if (ticket == Ticket{}) return found;  // as elements without an alias have
   for (int64_t i = 0; i < size(); ++i) {
     const auto& aliases = (*this)[i].aliases;
-    const auto found = std::find(aliases.begin(), aliases.end(), ticket);
-    if ((*this)[i].stamp != 0 && found != aliases.end()) return {i, found - aliases.begin()};
+    for (size_t element = 0; element < aliases.size(); ++element) {
+      if (aliases[element] == ticket) found.push_back({i, static_cast<int64_t>(element)});
+    }
   }
-  return {};
+  return found;
 }
 
 bool Slots::SameFingerprint(const Found& found, const std::array<uint32_t, 2>& fingerprint) const {

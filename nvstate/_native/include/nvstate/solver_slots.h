@@ -48,15 +48,15 @@ class Slots {
   Ticket TicketOf(int64_t slot, int64_t element) const;
 
   struct Found {
-    int64_t slot = -1;  // -1: none
-    int64_t element = 0;
+    int64_t slot;
+    int64_t element;
   };
-  // By nonce, slot, element and stamp, or an alias. Whether the values agree is the caller's to
-  // see, who then calls Hit or Missed.
-  Found Find(const Ticket& ticket) const;
+  // What the ticket may mean: the slot with its nonce and stamp, then those it is an alias of. The
+  // caller takes the first whose values agree and calls Hit, or Missed if there is none.
+  std::vector<Found> Find(const Ticket& ticket) const;
   bool SameFingerprint(const Found& found, const std::array<uint32_t, 2>& fingerprint) const;
   void Hit(int64_t slot);
-  void Missed(const Ticket& ticket);  // also if it was for the values' sake
+  void Missed(const Ticket& ticket);
 
   int64_t size() const { return static_cast<int64_t>(slots_.size()); }
   int64_t limit() const { return limit_; }
