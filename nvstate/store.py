@@ -17,6 +17,9 @@ __all__ = ["load", "save"]
 def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None) -> Path:
     """Write plans to a file, beside the device and the library versions that they were made for.
 
+    A direct solver's plan is written with its pattern and the reordering that its analysis found,
+    which spares the plans that are made from it most of theirs.
+
     The file is JSON, and replaced as a whole: a reader sees the old one or the new one. To add to
     a file, save `{**load(path), **others}`, on the kind of machine that it was made on: what is
     loaded elsewhere has lost its choices.
@@ -87,7 +90,7 @@ def save(plans: Mapping[str, Plan], path: str | os.PathLike[str] | None = None) 
 
 
 def load(path: str | os.PathLike[str] | None = None) -> dict[str, Plan]:
-    """Read the plans of a file. A plan that was saved here is loaded as it was.
+    """Read the plans of a file. A plan that was saved here is loaded as it was written.
 
     Choices that were made on another kind of device or with other versions of its libraries are
     not used: such a plan is loaded with a warning, and as `plan()` would make it here.
@@ -116,7 +119,7 @@ def load(path: str | os.PathLike[str] | None = None) -> dict[str, Plan]:
         plan, now = entry.plan, stored.environment(type(entry.plan), entry.plan.placement)
         if entry.environment != now:
             stored.warn(path, entry, now)
-            plan = type(plan).of(plan.spec, plan.types, plan.placement, plan.default_choices)
+            plan = plan.unpinned()
         plans[name] = plan
     return plans
 

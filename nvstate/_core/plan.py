@@ -359,6 +359,14 @@ class Plan:
 
     # Choices
 
+    def storable(self) -> Self:
+        """This plan with whatever a file should keep of what was found out about it."""
+        return self
+
+    def unpinned(self) -> Self:
+        """This plan as `plan()` makes it where nothing was measured."""
+        return self.of(self.spec, self.types, self.placement, self.default_choices)
+
     def candidates(self, platform: str) -> Sequence[Self]:
         """This plan, and those of the same problem with another choice of this platform's."""
         return [self]

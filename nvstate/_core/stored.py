@@ -64,7 +64,7 @@ def content(plans: Mapping[str, Plan]) -> bytes:
             "environment": environment(type(plan), plan.placement),
             **plan.fields(),
         }
-        for name, plan in plans.items()
+        for name, plan in ((name, plan.storable()) for name, plan in plans.items())
     }
     head = {"format": FORMAT, "version": VERSION, "nvstate": __version__}
     text = json.dumps({**head, "plans": entries}, indent=2, ensure_ascii=False)

@@ -1,1 +1,21 @@
 """Sparse direct solver: cuDSS on CUDA; PARDISO or SciPy's SuperLU on CPUs."""
+
+from nvstate.direct_solver.analysis import Analysis
+from nvstate.direct_solver.factor import Factor, Numerics
+from nvstate.direct_solver.knobs import CuDSS, SuperLU
+from nvstate.direct_solver.plan import SolverPlan
+from nvstate.direct_solver.planning import plan
+from nvstate.direct_solver.spec import SolverSpec
+from nvstate.direct_solver.specify import spec
+
+__all__ = [
+    "Analysis",
+    "CuDSS",
+    "Factor",
+    "Numerics",
+    "SolverPlan",
+    "SolverSpec",
+    "SuperLU",
+    "plan",
+    "spec",
+]

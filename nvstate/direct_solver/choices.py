@@ -54,6 +54,30 @@ def pinned(**said: Any) -> Choices:
     return tuple(sorted((k, v) for k, v in said.items() if v != DEFAULTS[k]))
 
 
+_STORED = ("stored_permutation", "stored_tree")
+_MEASURED = (*_STORED, "reordering", "host_threads")  # and superpanels, without other knobs
+
+
+def with_measured(choices: Choices, found: dict[str, Any]) -> Choices:
+    """These choices and, where they say nothing, what was measured among others."""
+    said = dict(choices)
+    names = set(_MEASURED)
+    if "engine" in said:  # whose knobs may not go with another reordering
+        names = set(_STORED) if "reordering" not in found else set()
+    elif "superpanels" in found:
+        names |= {"engine", "superpanels"}
+    return pinned(**{k: v for k, v in found.items() if k in names} | said)
+
+
+def unmeasured(choices: Choices) -> dict[str, Any]:
+    """The usual values of what is only measured, to undo it."""
+    said = dict(choices)
+    names = {*_STORED, "reordering"}
+    if set(knobs_.pairs(knobs_.of(said))) == {"engine", "superpanels"}:
+        names |= {"engine", "superpanels"}
+    return {name: DEFAULTS[name] for name in names}
+
+
 def reordering(spec: SolverSpec, choices: Choices) -> str:
     """The reordering that runs: the spec's, or what was measured where that is "auto"."""
     return options(choices)["reordering"] or spec.reordering
@@ -172,7 +196,7 @@ def _digest(text: str) -> str:
 
 
 def tree_words(choices: Choices) -> bytes:
-    """The partition tree of cuDSS: how many int32, then these, padded to words of 64 bits; or b""."""
+    """The stored tree: how many int32, then these, padded to words of 64 bits; or b""."""
     text = dict(choices).get("stored_tree")
     if not text:
         return b""

@@ -82,12 +82,12 @@ class SolverPlan(Plan):
     def chosen(
         cls, spec: Any, types: tuple[OperandType, ...], where: Placement | None, choices: Any
     ) -> Self:
-        """The plan without leaves; a stored reordering goes with other choices too."""
+        """The plan without leaves, with what was measured for this problem and stored.
+
+        Never with what changes results, such as `on_stale`: only `plan()` says that.
+        """
         found = dict(stored.choices(cls, spec, types, where, cls.default_choices))
-        if choices != cls.default_choices:
-            kept = ("stored_permutation", "stored_tree") if "reordering" not in found else ()
-            found = {name: found[name] for name in kept if name in found} | dict(choices)
-        return cls.of(spec, types, where, tuple(sorted(found.items())))
+        return cls.of(spec, types, where, choices_.with_measured(choices, found))
 
     def with_host(self, host: Leaves, sharding: Any = None) -> Self:
         """The one plan of this structure with these arrays, of which its digests are."""
@@ -118,6 +118,10 @@ class SolverPlan(Plan):
         if not options["stored_permutation"] and not self.spec.permutation:
             host = host._replace(permutation=patterns.NONE)
         return bare.with_host(host, self._sharding)
+
+    def unpinned(self) -> Self:
+        """The plan without what was measured, for a place where that may not hold."""
+        return self.with_choices(**choices_.unmeasured(self.choices))
 
     @functools.cached_property
     def _known(self) -> weakref.WeakValueDictionary[Any, Self]:

@@ -89,8 +89,7 @@ def moves(plan: SolverPlan) -> list[str]:
 
 def line(plan: SolverPlan) -> str:
     """The plan in one line, from its data alone: no library is asked."""
-    usual, said = specify.USUAL, specify.keywords(plan.spec)
-    told = [f"{k}={v!r}" for k, v in said.items() if v != usual[k] and k not in _SHOWN]
+    told = [f"{k}={v!r}" for k, v in _unusual(plan).items() if k not in _SHOWN]
     told += [
         f"{name}={value!r}" if not name.startswith("stored") else name
         for name, value in plan.choices
@@ -99,10 +98,18 @@ def line(plan: SolverPlan) -> str:
 
 
 _SHOWN = ("matrix_type", "view")
+_ALSO = ("factor_slots", "on_stale")
 
 
 def arguments(plan: SolverPlan) -> str:
     """What to type between the parentheses of `plan()` for other operands."""
-    usual, said = specify.USUAL, specify.keywords(plan.spec)
-    told = [f"{k}={v!r}".replace("'", '"') for k, v in said.items() if v != usual[k]]
+    said = {**_unusual(plan), **{k: v for k, v in plan.choices if k in _ALSO}}
+    told = [f"{k}={v!r}".replace("'", '"') for k, v in said.items() if v != "user"]
     return ", ".join(["A", "b", *told])
+
+
+def _unusual(plan: SolverPlan) -> dict[str, Any]:
+    """The keywords of the problem that are not usual; no matching is what is resolved to."""
+    usual: Any = {**specify.USUAL, "matching": "none"}
+    said = specify.keywords(plan.spec)
+    return {name: value for name, value in said.items() if value != usual[name]}

@@ -261,7 +261,7 @@ def _not_once(found: Array, n: int) -> str:
     if outside.any():
         return f"{found[outside.argmax()]}"
     counts = np.bincount(found, minlength=n)
-    return f"{int(counts.argmax())} {int(counts.max())} times"
+    return f"{int(counts.argmax())}, {int(counts.max())} times"
 
 
 def _unknown(matching: str, values: Any) -> Exception:

@@ -126,7 +126,9 @@ def _one_of(name: str, value: str, have: tuple[str, ...], engine: str, of: str =
         f"{NAMES[engine]} has no "
         + ("permutation of the user's" if value == "user" else f'{name} "{value}"')
         + (f' for "{of}"' if of else ""),
-        f"one of {listed(said)}" + (" or a permutation" if "user" in have else ""),
+        ("one of " if len(said) > 1 else "")
+        + listed(said)
+        + (" or a permutation" if "user" in have else ""),
         "a permutation" if value == "user" else f'`{name}="{value}"`',
         "Pass one of them."
         + (' A permutation 0, 1, … is "none".' if value == "none" and "user" in have else ""),
