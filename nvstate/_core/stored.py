@@ -148,10 +148,10 @@ def _entry(path: Path, name: str, stored: Any) -> Entry:
     what = f"plan {short(name)} of {path} cannot be read"
     try:
         operation = stored.get("operation") if isinstance(stored, dict) else None
-        known = isinstance(operation, str) and operation in plan_types
-        arrays = plan_types[operation].array_fields if known else frozenset[str]()
+        cls = plan_types.get(operation) if isinstance(operation, str) else None
+        arrays = cls.array_fields if cls else frozenset[str]()
         fields.keys("the plan", stored, _ENTRY | arrays)
-        if not known:
+        if cls is None:
             raise ValueError(f"an unknown operation, {short(operation)}")
         made_for = stored["environment"]
         if (
@@ -163,7 +163,7 @@ def _entry(path: Path, name: str, stored: Any) -> Entry:
     except ValueError as error:
         refuse(what, f"a plan of {', '.join(plan_types)}", str(error), fields.AGAIN)
     one = {field: stored[field] for field in fields.FIELDS | arrays}
-    return Entry(name, plan_of(plan_types[operation], one, what), made_for)
+    return Entry(name, plan_of(cls, one, what), made_for)
 
 
 def warn(path: object, entry: Entry, now: Mapping[str, str]) -> None:

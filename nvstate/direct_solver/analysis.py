@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def device_of(plan: SolverPlan) -> Any:
     return next((d for d in here if placement.name(d) in where.devices), None)
 
 
-def run(plan: SolverPlan) -> dict[str, Any] | None:
+def run(plan: SolverPlan) -> Mapping[str, Any] | None:
     """Have the engine analyse, unless it did; what it found, None where it cannot be asked."""
     engine, device = plan.backend, device_of(plan)
     if engine == "superlu" or device is None:
@@ -117,7 +118,7 @@ def of(plan: SolverPlan) -> Analysis:
     facts = run(plan)
     if facts is None:
         return Analysis()
-    found = {name: array(plan, name) for name in _ARRAYS}
+    found: dict[str, Any] = {name: array(plan, name) for name in _ARRAYS}
     return Analysis(**facts, **found)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from nvstate.direct_solver import digest
+from nvstate.direct_solver import checks, digest
 from nvstate.direct_solver.formats import Array
 from nvstate.direct_solver.pattern import NONE, Pattern
 from nvstate.direct_solver.spec import Leaves, SolverSpec
@@ -41,6 +41,7 @@ def read(spec: SolverSpec, fields: Any) -> Leaves:
     indptr, indices, order = found["indptr"], found["indices"], found["order"]
     pattern = Pattern(spec.storage, indptr, indices, order)
     permutation, reference = found["permutation"], found["reference"]
+    _require_in_bounds(spec, pattern, permutation)
     kept = {
         "pattern": pattern.digest,
         "order": pattern.order_digest,
@@ -51,6 +52,19 @@ def read(spec: SolverSpec, fields: Any) -> Leaves:
         if found_digest != getattr(spec, name):
             raise ValueError(f"the arrays are not those of the spec: another {name}")
     return pattern.leaves(permutation, reference)
+
+
+def _require_in_bounds(spec: SolverSpec, pattern: Pattern, permutation: Array) -> None:
+    """What a file's digests vouch for as little as the file itself: native code reads by these."""
+    checks.offsets(pattern.indptr, spec.n, spec.nnz, spec.storage)
+    checks.in_range(pattern.indptr, pattern.indices, spec.n, spec.storage)
+    checks.ascending(pattern)
+    checks.structure(pattern, spec.matrix_type, spec.stored_view)
+    if spec.view == "full" and spec.matrix_type != "general":
+        checks.mirrored(pattern, spec.matrix_type, None)
+    for array in (pattern.order, permutation):
+        if not np.array_equal(np.sort(array), np.arange(len(array))):
+            raise ValueError("an order that is no permutation")
 
 
 def _text(array: Array) -> str:

@@ -237,7 +237,8 @@ def mirrored(pattern: Pattern, matrix_type: MatrixType, known: Array | None) -> 
         raise _asymmetric(matrix_type, f"[{row}, {column}] is stored, [{column}, {row}] is not")
     if known is None:
         return
-    across = known[turned.data]
+    partner: Array = np.asarray(turned.data)
+    across = known[partner]
     if matrix_type in ("hermitian", "hpd"):
         across = across.conj()
     with np.errstate(invalid="ignore", over="ignore"):
@@ -247,7 +248,7 @@ def mirrored(pattern: Pattern, matrix_type: MatrixType, known: Array | None) -> 
     if wrong.any():
         entry = int(wrong.argmax())
         row, column = pattern.place(entry)
-        other = known[turned.data[entry]]
+        other = known[partner[entry]]
         got = f"{known[entry]} at [{row}, {column}], {other} at [{column}, {row}]"
         raise _asymmetric(matrix_type, got)
 

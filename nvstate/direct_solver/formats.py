@@ -58,7 +58,8 @@ def _scipy(a: Any) -> Taken:
             "Convert it with `A.tocsr()`.",
         )
     if a.ndim != 2:
-        return a.format, (np.empty(0, np.int32),) * 2, a.data, a.shape  # which is refused
+        nothing = np.empty(0, np.int32)
+        return a.format, (nothing, nothing), a.data, a.shape  # a shape that is refused
     parts = (a.row, a.col) if a.format == "coo" else (a.indptr, a.indices)
     return a.format, parts, a.data, a.shape
 

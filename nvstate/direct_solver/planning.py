@@ -181,7 +181,7 @@ def _located(values: Any, b: Any, execution: Any) -> tuple[Placement | None, Any
     where = placement.shared(WHERE, places, execution)
     if where is None or len(where.devices) == 1:
         return where, None
-    given = next(x for x in (values, b) if aval.package_of(x) == "jax")
+    given: Any = values if aval.package_of(values) == "jax" else b
     mesh = getattr(given.sharding, "mesh", None)
     if mesh is None:
         return where, None
@@ -210,7 +210,7 @@ def _of_spec(
                 "Pass the permutation too.",
             )
         beside.remove("reordering")
-        problem["reordering"] = given["reordering"]
+        problem["reordering"] = given.get("reordering")
     if beside:
         raise error(
             "a spec and what it says already",

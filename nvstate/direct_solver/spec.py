@@ -114,8 +114,7 @@ class SolverSpec(Spec):
             and self.pivoting in get_args(Pivoting)
             and all(re.fullmatch(text, x) for x in (self.pivot_threshold, self.pivot_epsilon))
             and self.refinement_steps >= -1
-            and isinstance(self.reuse_pivots, bool)
-            and isinstance(self.deterministic, bool)
+            and type(self.reuse_pivots) is type(self.deterministic) is bool
             and bool(re.fullmatch(digest, self.pattern))
             and all(re.fullmatch(f"{digest}|", x) for x in (self.permutation, self.reference))
             and bool(re.fullmatch(digest if self.storage == "coo" else "", self.order))

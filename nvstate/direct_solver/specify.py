@@ -176,9 +176,8 @@ def specified(
         arguments.choice("reordering", reordering, Reordering)
     if matching == "auto":
         matching = "none"
-        weak = known is not None and matrix_type == "general" and engine != "superlu"
-        if weak and checks.weak_diagonal(pattern, known):
-            matching = "product"
+        if known is not None and matrix_type == "general" and engine != "superlu":
+            matching = "product" if checks.weak_diagonal(pattern, known) else "none"
     checks.limits(pattern.n, pattern.nnz, matching)
     reference = patterns.NONE.astype(dtype)
     if matching != "none" or reuse_pivots:

@@ -82,14 +82,13 @@ def test_an_argument_is_no_retrace(plan):
 
 
 def test_leaves_are_arguments_of_a_jitted_function_and_of_eager_calls(plan):
-    large = 40 * plan.spec.nnz  # characters of six constants and more
     text = jax.jit(lambda plan, v, b: plan(v, b)).lower(plan, VALUES, B).as_text()
-    assert "dense<[0, 2, 5" not in text and len(text) > large  # indptr
+    assert "dense<[0, 1, 0, 1, 2" not in text  # indices
     closed = jax.jit(lambda v, b: plan(v, b)).lower(VALUES, B).as_text()
-    assert "dense<[0, 2, 5" in closed or "0x" in closed
+    assert "dense<[0, 1, 0, 1, 2" in closed
     plan(VALUES, jnp.asarray(B))
     lowered = plan._compiled.call.lower(*plan.leaves, VALUES, jnp.asarray(B)).as_text()
-    assert "dense<[0, 2, 5" not in lowered
+    assert "dense<[0, 1, 0, 1, 2" not in lowered
 
 
 def test_a_plan_comes_out_of_jit_and_runs(plan):
@@ -181,7 +180,7 @@ def test_the_analysis_is_paid_once():
 def test_superlu_only_validates():
     plan = Engine.of("superlu").plan(A)
     assert plan.backend == "superlu"
-    assert plan.info == plan.info or plan.info.seconds is None
+    assert plan.info.seconds is None
     assert "pip install mkl" not in plan.describe()  # its knobs asked for it
 
 

@@ -1,4 +1,4 @@
-"""Plans in files: with their pattern, and the reordering that spares the next process its search."""
+"""Plans in files: with their pattern, and the reordering that spares the next process a search."""
 
 import json
 
@@ -10,6 +10,7 @@ import scipy.sparse as sp
 import nvstate as nvs
 from nvstate import direct_solver as solver
 from nvstate._core import stored
+from nvstate.direct_solver import arrays, digest
 from tests.direct_solver.engines import Engine
 
 N = 30
@@ -96,15 +97,29 @@ def test_an_edited_pattern_is_refused(path, array):
         nvs.store.load(path)
 
 
-def test_a_swapped_entry_is_refused(path):
+def test_another_entry_is_refused():
     plan = solver.plan(A, knobs=solver.SuperLU())
     fields = plan.fields()
-    turned = sp.csr_array(A)
-    turned.indices[[0, 1]] = turned.indices[[1, 0]]
-    from nvstate.direct_solver import arrays
-
-    fields["arrays"] = arrays.written(plan.spec, plan.host._replace(indices=turned.indices))
+    other = plan.host.indices.copy()
+    other[2] += 1
+    fields["arrays"] = arrays.written(plan.spec, plan.host._replace(indices=other))
     with pytest.raises(nvs.errors.StoreError, match="another pattern"):
+        solver.SolverPlan.from_json(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    ("entry", "index", "said"),
+    [(0, N * N, "out of range"), (0, 1, "duplicate"), (2, 0, "unsorted")],
+    ids=["outside", "duplicate", "unsorted"],
+)
+def test_a_pattern_that_would_be_read_out_of_bounds_is_refused(entry, index, said):
+    plan = solver.plan(A, knobs=solver.SuperLU())
+    wrong = plan.host.indices.copy()
+    wrong[entry] = index
+    fields = plan.fields()
+    fields["arrays"] = arrays.written(plan.spec, plan.host._replace(indices=wrong))
+    fields["spec"]["pattern"] = digest.pattern(plan.spec.n, plan.host.indptr, wrong)
+    with pytest.raises(nvs.errors.StoreError, match=said):
         solver.SolverPlan.from_json(json.dumps(fields))
 
 
