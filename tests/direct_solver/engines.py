@@ -23,6 +23,7 @@ COUNTS = (
     "factor_hits",
     "factor_misses",
 )
+FAILURES = (jax.errors.JaxRuntimeError, ValueError)  # the latter from a CPU, for bad arguments
 ENGINES = ("pardiso", "superlu", pytest.param("cudss", marks=pytest.mark.gpu))
 
 

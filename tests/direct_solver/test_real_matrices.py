@@ -33,7 +33,11 @@ def test_finite_elements(engine, name, declared):
     known = matrices.PYAMG[name]
     if declared != "general" and known == "general":
         pytest.skip("it is general")
-    require_right(engine, matrices.pyamg(name), known if declared != "general" else "general")
+    a = matrices.pyamg(name)
+    if declared == "general":
+        require_right(engine, a, "general")
+    else:
+        require_right(engine, matrices.tidy((a + a.T) / 2), known)  # one is so but for rounding
 
 
 @pytest.mark.parametrize("name", matrices.DEBIAN)

@@ -145,15 +145,12 @@ def test_edited_values_are_another_factor(engine, plan):
     b = engine.put(B)
     factor = factor_of(engine, plan, 1)
     want = np.asarray(solver.solve(factor, b))
-    edits = {
-        "replace": dataclasses.replace(factor, values=2 * factor.values),
-        "optimizer": dataclasses.replace(factor, values=factor.values + factor.values),
-    }
-    for edited in edits.values():
+    for scale in (2, 3):
+        edited = dataclasses.replace(factor, values=scale * factor.values)
         with counted() as counts:
             x = np.asarray(solver.solve(edited, b))
         assert counts["factor_misses"] == 1
-        np.testing.assert_allclose(x, want / 2, rtol=1e-12)
+        np.testing.assert_allclose(scale * x, want, rtol=1e-12)
     with counted() as counts:  # one bit of one value
         values = np.asarray(factor.values).copy()
         values[5] = np.nextafter(values[5], np.inf)
@@ -292,7 +289,7 @@ def test_a_stale_factor_may_be_an_error(engine):
     factor = factor_of(engine, plan, 1)
     oracle.require_solution(values_of(1), solver.solve(factor, b), B)
     other = factor_of(engine, plan, 2)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="factor_slots"):
+    with pytest.raises(engines.FAILURES, match="factor_slots"):
         jax.block_until_ready(solver.solve(factor, b))
     oracle.require_solution(values_of(2), solver.solve(other, b), B)
 
