@@ -16,8 +16,8 @@ __all__ = ["CacheInfo", "clear", "info", "limit"]
 class CacheInfo:
     """Counts of what this process keeps.
 
-    Native plans are a library's own objects, such as cuFFT's plans; on a CPU there are none, and
-    until one has been needed all their counts are zero.
+    Native plans are a library's own objects: cuFFT's and cuBLASLt's plans, and the rings that keep
+    factorizations of cuDSS and PARDISO. Until one has been needed all their counts are zero.
 
     Attributes:
         hits: one-shot calls that found their plan.
@@ -27,7 +27,8 @@ class CacheInfo:
         held: those of them that an executable holds.
         recent: those of them that are kept because they were used recently.
         limit: the most that are kept for that reason.
-        bytes: device memory that the native plans took when they were made.
+        bytes: memory that the native plans take on their devices: a GPU's, or the host's for those
+            that compute on CPUs. A ring's grows with the factorizations that it keeps.
         recent_bytes: the part of it that those used recently took.
         bytes_limit: the most of it that is kept for that reason; `math.inf` if there is no limit.
         made: native plans made so far.
@@ -37,6 +38,12 @@ class CacheInfo:
             their own.
         unpinned: calls, once for each device, of products that had algorithms pinned, but none
             for the extents that a `vmap` or a sharding gave them: there cuBLASLt's heuristic chose.
+        analyses: patterns that direct solvers have analysed so far, by any engine.
+        factorizations: matrices that they have factorized, each one of a batch.
+        refactorizations: those that kept the pivots of reference values instead.
+        solves: calls that solved, whatever their right-hand sides.
+        factor_hits: solves, each of a batch, that found their factorization.
+        factor_misses: those that had to make it again from the factor's values.
     """
 
     hits: int
@@ -54,10 +61,16 @@ class CacheInfo:
     destroyed: int
     own_workspaces: int
     unpinned: int
+    analyses: int
+    factorizations: int
+    refactorizations: int
+    solves: int
+    factor_hits: int
+    factor_misses: int
 
 
 def info() -> CacheInfo:
-    """Count the plans of one-shot calls and the native plans of this process.
+    """Count the plans of one-shot calls, the native plans and the solvers' work of this process.
 
     Returns:
         The counts of now.
@@ -70,6 +83,7 @@ def info() -> CacheInfo:
     unlimited = counts["bytes_limit"] == _native.UNLIMITED
     return CacheInfo(
         **oneshot.info(),
+        **_native.solver_counts(),
         native=counts.pop("plans"),
         found=counts.pop("hits"),
         bytes_limit=math.inf if unlimited else counts["bytes_limit"],
@@ -84,8 +98,8 @@ def limit(*, plans: int | None = None, bytes: int | float | str | None = None) -
 
     Args:
         plans: how many, at least 0; None leaves the limit as it is, which is 64 at first.
-        bytes: how much device memory, in bytes or as "2 GiB"; `math.inf`, as at first, for no
-            limit; None leaves it as it is.
+        bytes: how much memory of their devices, in bytes or as "2 GiB"; `math.inf`, as at first,
+            for no limit; None leaves it as it is.
 
     Raises:
         SpecError: a negative number, or no size.

@@ -41,6 +41,7 @@ from nvstate._native.solver import (
     pardiso_version,
     solver_analyze,
     solver_array,
+    solver_count,
     solver_counts,
 )
 from nvstate._native.targets import register, register_cpu
@@ -83,5 +84,6 @@ __all__ = [
     "register_cpu",
     "solver_analyze",
     "solver_array",
+    "solver_count",
     "solver_counts",
 ]

@@ -13,12 +13,15 @@ from nvstate._native import library
 SONAMES = {
     "cufft": ("libcufft.so.12", "libcufft.so.11"),
     "cublasLt": ("libcublasLt.so.13", "libcublasLt.so.12"),
+    "cudss": ("libcudss.so.1",),
 }
 INSTALL = {
     "cufft": "Install it with `pip install nvidia-cufft` (CUDA 13) or "
     "`pip install nvidia-cufft-cu12` (CUDA 12).",
     "cublasLt": "Install it with `pip install nvidia-cublas` (CUDA 13) or "
     "`pip install nvidia-cublas-cu12` (CUDA 12).",
+    "cudss": 'Install it with `pip install "nvidia-cudss-cu13==1.0.*"` (CUDA 13) or '
+    '`pip install "nvidia-cudss-cu12==1.0.*"` (CUDA 12).',
 }
 
 
@@ -29,7 +32,7 @@ def open_library(name: str) -> str:
     taken first.
 
     Args:
-        name: "cufft" or "cublasLt".
+        name: "cufft", "cublasLt" or "cudss".
 
     Returns:
         Its path.

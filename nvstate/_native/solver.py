@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import threading
 from collections.abc import Mapping
 from typing import Any, TypedDict
 
@@ -31,6 +32,9 @@ ARRAYS = (
     "column_scale",
     "partition_tree",
 )
+
+_lock = threading.Lock()
+_counts: dict[str, int] = dict.fromkeys(COUNTS, 0)  # of engines in Python
 
 
 class Facts(TypedDict):
@@ -83,7 +87,7 @@ def solver_analyze(
     native = library.load()
     arrays = [np.ascontiguousarray(a) for a in (indptr, indices)]
     for array in arrays:
-        if array.dtype not in (np.int32, np.int64):
+        if array.dtype.name not in ("int32", "int64"):
             raise ValueError(f"nvstate: offsets and indices are int32 or int64, got {array.dtype}")
     order = _given(permutation, np.int32)
     values = _given(reference, dtype)
@@ -108,8 +112,8 @@ def solver_analyze(
 
 def solver_array(
     engine: str, device: int, ring: str, name: str
-) -> np.ndarray[Any, np.dtype[np.int32]] | np.ndarray[Any, np.dtype[np.float64]] | None:
-    """An array of a ring's analysis; None if there is no analysis now or the engine has none.
+) -> np.ndarray[Any, np.dtype[Any]] | None:
+    """An int32 or float64 array of a ring's analysis; None if there is none, or no analysis now.
 
     Args:
         engine: "pardiso" or "cudss".
@@ -121,7 +125,7 @@ def solver_array(
         raise ValueError(f"nvstate: an array of an analysis is one of {ARRAYS}, got {name!r}")
     _open(engine)
     written, is_double = ctypes.c_int64(0), ctypes.c_int(0)
-    out = np.empty(0)
+    out: np.ndarray[Any, np.dtype[Any]] = np.empty(0)
     while True:  # the first call asks for the size
         code = library.load().nvstate_solver_array(
             engine.encode(),
@@ -142,13 +146,22 @@ def solver_array(
 
 
 def solver_counts() -> dict[str, int]:
-    """Counts by name, of all engines that are native; zeros before the library is loaded."""
+    """Counts by name, of all engines, those in Python included."""
+    with _lock:
+        counts = dict(_counts)
     native = library.loaded()
-    if native is None:
-        return dict.fromkeys(COUNTS, 0)
-    out = (ctypes.c_int64 * len(COUNTS))()
-    library.check(native.nvstate_solver_counts(out, len(COUNTS)))
-    return dict(zip(COUNTS, out, strict=True))
+    if native is not None:
+        out = (ctypes.c_int64 * len(COUNTS))()
+        library.check(native.nvstate_solver_counts(out, len(COUNTS)))
+        for name, n in zip(COUNTS, out, strict=True):
+            counts[name] += n
+    return counts
+
+
+def solver_count(name: str, n: int = 1) -> None:
+    """Count what an engine in Python did: one of `COUNTS`."""
+    with _lock:
+        _counts[name] += n
 
 
 def pardiso_missing() -> str | None:

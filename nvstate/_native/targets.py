@@ -23,6 +23,7 @@ STATES = {  # of each target, the type of its state
 }
 SPLITS = ("nvstate_cufft_v1", "nvstate_cublaslt_matmul_v1")  # along batch dimensions
 
+PRELOADED = ("cufft", "cublasLt")  # cuDSS is large and seldom used: its plans open it
 CPU = ("nvstate_pardiso_v1",)  # stateless: such a target may be registered before the backend is
 
 _lock = threading.Lock()
@@ -59,7 +60,7 @@ def register() -> None:
         if native.nvstate_library_open(b"cuda", None) == 0:
             # CUDA is in use here, so its libraries will be. If one is missing or damaged, its own
             # calls say so, and a program that is only compiled here needs none.
-            for name in locate.SONAMES:
+            for name in PRELOADED:
                 with contextlib.suppress(errors.LibraryError, RuntimeError, OSError):
                     locate.open_library(name)
 

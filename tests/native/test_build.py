@@ -21,6 +21,7 @@ WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
 SANITIZED = {
     "cache": ["cache"],
     "site": ["attributes", "cache", "dtypes", "error", "ffi"],
+    "solver": ["attributes", "cache", "error", "solver", "solver_slots"],
     "matmul": [
         *("attributes", "cache", "cublaslt_operation", "cublaslt_plan", "cublaslt_query", "device"),
         *("dtypes", "error", "library", "matmul", "matmul_layout", "matmul_problem"),
@@ -131,7 +132,7 @@ def compiled(tmp_path_factory):
     return compile
 
 
-@pytest.mark.parametrize("program", ["cache", "site"])
+@pytest.mark.parametrize("program", ["cache", "site", "solver"])
 def test_threads(tmp_path, compiled, program):
     """Threads that make, find and drop plans, under the thread sanitizer."""
     assert sanitized(tmp_path, compiled, program) == "ok\n"
@@ -172,10 +173,10 @@ def official_headers(source):
     folders = [folder for root in roots for folder in root.glob("nvidia/*/include")]
     home = os.environ.get("CUDA_HOME")
     folders += [pathlib.Path(home) / "include"] if home else []
-    folders += [pathlib.Path("/usr/local/cuda/include")]
+    folders += [pathlib.Path("/usr/local/cuda/include"), pathlib.Path(sys.prefix) / "include"]
     for name in re.findall(r"#include <(.*)>", source.read_text()):
         if not any((folder / name).exists() for folder in folders):
-            wheels = "nvidia-cufft nvidia-cublas nvidia-cuda-runtime"
+            wheels = "nvidia-cufft nvidia-cublas nvidia-cuda-runtime mkl-include"
             pytest.skip(f"no official {name}: `pip install {wheels}`")
     return [folder for folder in folders if folder.is_dir()]
 
@@ -188,7 +189,9 @@ def test_declarations_are_the_official_ones(header):
     """Each header of ours has a file that compares every name in it."""
     source = HERE / f"abi_{header.stem}.cc"
     declared = re.findall(
-        r"^[\w ]*\w (cu\w+)\(|\b([A-Z][A-Z0-9_]{4,}\w*) = ", header.read_text(), re.M
+        r"^[\w ]*\w (cu\w+|pardiso\w*|MKL_\w+)\(|\b([A-Z][A-Z0-9_]{4,}\w*) = ",
+        header.read_text(),
+        re.M,
     )
     compared = source.read_text()
     assert [name for pair in declared for name in pair if name and name not in compared] == []

@@ -33,6 +33,10 @@ Known& Find(std::string_view name) {
        {"libcublasLt.so.13", "libcublasLt.so.12"},
        "Install it with `pip install nvidia-cublas` (CUDA 13) or `pip install nvidia-cublas-cu12` "
        "(CUDA 12)."},
+      {"cudss",
+       {"libcudss.so.1"},
+       "Install it with `pip install \"nvidia-cudss-cu13==1.0.*\"` (CUDA 13) or "
+       "`pip install \"nvidia-cudss-cu12==1.0.*\"` (CUDA 12)."},
       {"mkl", {"libmkl_rt.so.3", "libmkl_rt.so.2"}, "Install it with `pip install mkl`."},
   };
   for (Known& library : *known) {

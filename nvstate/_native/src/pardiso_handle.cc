@@ -91,8 +91,9 @@ int64_t Handle::Run(int64_t phase, int64_t mnum, const void* values, Iparm& ipar
 }
 
 void Handle::Diagonal(int64_t mnum, void* of_factor, void* of_matrix) {
-  int64_t error = 0;  // read as 32 bits or as 64, both are right on x86
-  api_.pardiso_getdiag(pt_.data(), of_factor, of_matrix, &mnum, &error);
+  int64_t error = 0;  // with MKL's other interface it takes 64 bits; the lower ones come first
+  api_.pardiso_getdiag(pt_.data(), of_factor, of_matrix, reinterpret_cast<const int*>(&mnum),
+                       reinterpret_cast<int*>(&error));
   if (error == 0) return;
   throw Failure(Code::kInternal, "pardiso_getdiag failed");
 }

@@ -103,18 +103,18 @@ Iparm IparmOf(const Problem& problem) {
   const Options& options = problem.options;
   const bool matching = options.matching == "product";
   Iparm iparm{};
-  iparm[abi::IPARM_NO_DEFAULTS] = 1;
-  iparm[abi::IPARM_REORDERING] = options.reordering == "amd" ? 0 : 2;
-  iparm[abi::IPARM_PERMUTATION] = options.permutation.none() ? 2 : 1;
+  iparm[abi::kIparmNoDefaults] = 1;
+  iparm[abi::kIparmReordering] = options.reordering == "amd" ? 0 : 2;
+  iparm[abi::kIparmPermutation] = options.permutation.none() ? 2 : 1;
   const int64_t exponent = EpsilonExponent(options);
-  iparm[abi::IPARM_PIVOT_EPSILON] = exponent != -1 ? exponent : options.is_general() ? 13 : 8;
-  iparm[abi::IPARM_SCALING] = matching;
-  iparm[abi::IPARM_MATCHING] = matching;
-  iparm[abi::IPARM_FACTOR_NNZ] = -1;  // asks for it, as the next
-  iparm[abi::IPARM_MFLOP] = -1;
-  iparm[abi::IPARM_PIVOTING] = options.pivoting == "diagonal" ? 0 : 1;
-  iparm[abi::IPARM_SINGLE] = IsSingle(problem.element);
-  iparm[abi::IPARM_ZERO_BASED] = 1;
+  iparm[abi::kIparmPivotEpsilon] = exponent != -1 ? exponent : options.is_general() ? 13 : 8;
+  iparm[abi::kIparmScaling] = matching;
+  iparm[abi::kIparmMatching] = matching;
+  iparm[abi::kIparmFactorNnz] = -1;  // asks for it, as the next
+  iparm[abi::kIparmMflop] = -1;
+  iparm[abi::kIparmPivoting] = options.pivoting == "diagonal" ? 0 : 1;
+  iparm[abi::kIparmSingle] = IsSingle(problem.element);
+  iparm[abi::kIparmZeroBased] = 1;
   return iparm;
 }
 
@@ -162,12 +162,12 @@ void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const voi
   permutation_ = std::move(order);
   const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
   facts_.seconds = took.count();
-  facts_.factor_nnz = iparm[abi::IPARM_FACTOR_NNZ];
-  const int64_t mflop = iparm[abi::IPARM_MFLOP];  // 0: too few to tell
+  facts_.factor_nnz = iparm[abi::kIparmFactorNnz];
+  const int64_t mflop = iparm[abi::kIparmMflop];  // 0: too few to tell
   facts_.flops = mflop > 0 ? static_cast<double>(mflop) * 1e6 : -1;
-  facts_.host_bytes = (iparm[abi::IPARM_ANALYSIS_KB] + iparm[abi::IPARM_FACTOR_KB]) * 1024;
-  facts_.peak_host_bytes = std::max(iparm[abi::IPARM_PEAK_KB] * 1024, facts_.host_bytes);
-  factor_bytes_ = iparm[abi::IPARM_FACTOR_KB] * 1024;
+  facts_.host_bytes = (iparm[abi::kIparmAnalysisKb] + iparm[abi::kIparmFactorKb]) * 1024;
+  facts_.peak_host_bytes = std::max(iparm[abi::kIparmPeakKb] * 1024, facts_.host_bytes);
+  factor_bytes_ = iparm[abi::kIparmFactorKb] * 1024;
   CountBytes();
 }
 
@@ -240,15 +240,15 @@ Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
   const int64_t error = handle_->Run(22, mnum, held.data(), iparm, permutation_.data());
   factorized_[static_cast<size_t>(mnum - 1)] = true;
   ++Counters::Global().factorizations;
-  numerics.perturbed_pivots = static_cast<int32_t>(iparm[abi::IPARM_PERTURBED]);
+  numerics.perturbed_pivots = static_cast<int32_t>(iparm[abi::kIparmPerturbed]);
   if (error != 0) {
     numerics.status = problem_.options.is_definite() ? solver::kNotDefinite : solver::kBreakdown;
-    numerics.failing_pivot = static_cast<int32_t>(iparm[abi::IPARM_FAILING] - 1);
+    numerics.failing_pivot = static_cast<int32_t>(iparm[abi::kIparmFailing] - 1);
     return numerics;
   }
   if (mtype_ == -2) {
-    numerics.positive = static_cast<int32_t>(iparm[abi::IPARM_POSITIVE]);
-    numerics.negative = static_cast<int32_t>(iparm[abi::IPARM_NEGATIVE]);
+    numerics.positive = static_cast<int32_t>(iparm[abi::kIparmPositive]);
+    numerics.negative = static_cast<int32_t>(iparm[abi::kIparmNegative]);
   }
   if (numerics.perturbed_pivots > 0) Probe(mnum, held.data(), numerics);
   return numerics;
@@ -306,9 +306,9 @@ void Ring::SolveIn(int64_t mnum, const void* held, const Numerics& numerics, boo
   int64_t steps = problem_.options.refinement_steps;
   if (steps < 0) steps = numerics.perturbed_pivots > 0 ? solver::kAutoSteps : 0;
   Iparm iparm = iparm_;
-  iparm[abi::IPARM_REFINEMENT] = steps == 0 ? 0 : steps + 1;  // measured: the first only looks
-  iparm[abi::IPARM_PIVOTING] |= 2;                            // no refinement of its own accord
-  iparm[abi::IPARM_TRANSPOSED] = transposed ? 2 : 0;
+  iparm[abi::kIparmRefinement] = steps == 0 ? 0 : steps + 1;  // measured: the first only looks
+  iparm[abi::kIparmPivoting] |= 2;                            // no refinement of its own accord
+  iparm[abi::kIparmTransposed] = transposed ? 2 : 0;
   handle_->Run(33, mnum, held, iparm, permutation_.data(), columns, b, x);
 }
 
@@ -323,11 +323,11 @@ void Ring::Diagonal(const solver::Slots::Found& found, void* out) {
   const Threads threads(problem_.options);
   Handle handle(*matrix_, mtype_, wide_, 1);
   Iparm iparm = iparm_;
-  iparm[abi::IPARM_DIAGONAL] = 1;
+  iparm[abi::kIparmDiagonal] = 1;
   Indices order = permutation_;
   AnalyzeIn(handle, iparm, order);
   iparm = iparm_;
-  iparm[abi::IPARM_DIAGONAL] = 1;
+  iparm[abi::kIparmDiagonal] = 1;
   handle.Run(22, 1, Held(found.slot, found.element).data(), iparm, order.data());
   Buffer of_factor(bytes), of_matrix(bytes);
   handle.Diagonal(1, of_factor.data(), of_matrix.data());

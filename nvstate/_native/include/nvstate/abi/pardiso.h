@@ -1,5 +1,5 @@
 // MKL's PARDISO and what it takes to open MKL, as declared in mkl_pardiso.h and mkl_service.h
-// (2026.2; unchanged since 2017). Integers are 32 bits wide with the LP64 interface, and always 64
+// (2026.2). Integers are 32 bits wide with the LP64 interface, and always 64
 // in pardiso_64.
 
 #ifndef NVSTATE_ABI_PARDISO_H_
@@ -15,8 +15,7 @@ void pardiso_64(void* pt, const long long* maxfct, const long long* mnum, const 
                 const long long* phase, const long long* n, const void* a, const long long* ia,
                 const long long* ja, long long* perm, const long long* nrhs, long long* iparm,
                 const long long* msglvl, void* b, void* x, long long* error);
-void pardiso_getdiag(const void* pt, void* of_factor, void* of_matrix, const void* mnum,
-                     void* error);
+void pardiso_getdiag(void* pt, void* df, void* da, const int* mnum, int* error);
 int MKL_Set_Threading_Layer(int code);
 int MKL_Set_Interface_Layer(int code);
 int MKL_Set_Num_Threads_Local(int threads);
@@ -29,27 +28,27 @@ enum { MKL_INTERFACE_LP64 = 0, MKL_INTERFACE_ILP64 = 1 };  // the lowest bit; an
 
 // iparm, by the numbers of Intel's documentation, which count from 1.
 enum {
-  IPARM_NO_DEFAULTS = 1,
-  IPARM_REORDERING = 2,
-  IPARM_PERMUTATION = 5,
-  IPARM_REFINEMENT = 8,
-  IPARM_PIVOT_EPSILON = 10,
-  IPARM_SCALING = 11,
-  IPARM_TRANSPOSED = 12,
-  IPARM_MATCHING = 13,
-  IPARM_PERTURBED = 14,
-  IPARM_PEAK_KB = 15,
-  IPARM_ANALYSIS_KB = 16,
-  IPARM_FACTOR_KB = 17,
-  IPARM_FACTOR_NNZ = 18,
-  IPARM_MFLOP = 19,
-  IPARM_PIVOTING = 21,
-  IPARM_POSITIVE = 22,
-  IPARM_NEGATIVE = 23,
-  IPARM_SINGLE = 28,
-  IPARM_FAILING = 30,
-  IPARM_ZERO_BASED = 35,
-  IPARM_DIAGONAL = 56,
+  kIparmNoDefaults = 1,
+  kIparmReordering = 2,
+  kIparmPermutation = 5,
+  kIparmRefinement = 8,
+  kIparmPivotEpsilon = 10,
+  kIparmScaling = 11,
+  kIparmTransposed = 12,
+  kIparmMatching = 13,
+  kIparmPerturbed = 14,
+  kIparmPeakKb = 15,
+  kIparmAnalysisKb = 16,
+  kIparmFactorKb = 17,
+  kIparmFactorNnz = 18,
+  kIparmMflop = 19,
+  kIparmPivoting = 21,
+  kIparmPositive = 22,
+  kIparmNegative = 23,
+  kIparmSingle = 28,
+  kIparmFailing = 30,
+  kIparmZeroBased = 35,
+  kIparmDiagonal = 56,
 };
 
 }  // namespace nvstate::abi
