@@ -1,6 +1,6 @@
 """Stateful math libraries for JAX: planning paid once and reused, as values."""
 
-from nvstate import cache, errors, fft, matmul, store
+from nvstate import cache, direct_solver, errors, fft, matmul, store
 from nvstate._core.autotune import autotune
 from nvstate._core.export import disabled_checks, register
 from nvstate._core.plan import Plan
@@ -23,6 +23,7 @@ __all__ = [
     "autotune",
     "bind",
     "cache",
+    "direct_solver",
     "disabled_checks",
     "errors",
     "execute",

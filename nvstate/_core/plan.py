@@ -242,7 +242,7 @@ class Plan:
         # Another device than before: JAX's backends were reset.
         if compiled is not None and compiled.device is device:
             return compiled.call(*self.leaves, *values)
-        scopes.enter(self)
+        scopes.enter(self.static[1])
         start, before = log.now(), scopes.native_bytes()
         compiled = Compiled(self.whole, self.consumed, device)
         self.memory["_compiled"] = compiled

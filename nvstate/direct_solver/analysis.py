@@ -87,7 +87,7 @@ def run(plan: SolverPlan) -> Mapping[str, Any] | None:
     known = plan.memory.get(FACTS)
     if known is not None:
         return known
-    scopes.enter(plan)
+    scopes.enter(plan.static[1])
     start, before = log.now(), scopes.native_bytes()
     said, host = _attributes(plan), plan.host
     own = {"permutation": host.permutation, "reference": host.reference}

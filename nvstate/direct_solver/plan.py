@@ -155,6 +155,12 @@ class SolverPlan(Plan):
         """The digest and the plan without leaves."""
         return self.digest, self._bare or self  # pyright: ignore[reportReturnType]
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SolverPlan) and self.static[1] is other.static[1]
+
+    def __hash__(self) -> int:
+        return self.digest
+
     @property
     def memory(self) -> dict[str, Any]:
         """Where what was compiled and accepted is kept: with the plan without leaves."""

@@ -62,6 +62,8 @@ def require(spec: SolverSpec, engine: str) -> None:
             _has(name, engine)
     if spec.matching != "none" and kind == "spd":
         _exclude("matching", spec.matching, "matrix_type", spec.matrix_type)
+    if engine == "pardiso" and spec.pivot_epsilon:
+        _power_of_ten(spec)
     if engine != "cudss":
         return
     colamd = spec.reordering in COLAMD
@@ -73,6 +75,19 @@ def require(spec: SolverSpec, engine: str) -> None:
         _exclude("deterministic", True, "reordering", spec.reordering)
     if spec.pivoting == "bunch_kaufman" and spec.matching != "none" and spec.permutation:
         _exclude("pivoting", spec.pivoting, "reordering", "a permutation, with matching")
+
+
+def _power_of_ten(spec: SolverSpec) -> None:
+    epsilon = float.fromhex(spec.pivot_epsilon)
+    if spec.matrix_type in ("spd", "hpd"):
+        _exclude("pivot_epsilon", epsilon, "matrix_type", spec.matrix_type)
+    if epsilon not in [float(f"1e-{exponent}") for exponent in range(1, 301)]:
+        raise unsupported(
+            f"`pivot_epsilon={epsilon}` on PARDISO",
+            "a power of ten from 0.1 down",
+            f"{epsilon}",
+            "Pass one of these, or None for 1e-13, of symmetric and hermitian types 1e-8.",
+        )
 
 
 def require_choices(spec: SolverSpec, choices: choices_.Choices, engine: str) -> None:

@@ -100,7 +100,7 @@ def test_every_plan_comes_back_as_itself(path):
     assert nvs.store.save(plans, path) == path
     loaded = nvs.store.load(path)
     assert list(loaded) == list(plans)
-    assert all(loaded[name] is plan for name, plan in plans.items())
+    assert all(loaded[name] is plan.storable() for name, plan in plans.items())
 
 
 def test_another_process_loads_an_equal_plan(path):

@@ -785,6 +785,13 @@ ENGINES = {
     "pardiso-hybrid": ("pardiso", {}, {"hybrid_memory": True}, "`hybrid_memory` on PARDISO"),
     "pardiso-execute": ("pardiso", {}, {"hybrid_execute": True}, "`hybrid_execute` on PARDISO"),
     "pardiso-knobs": ("pardiso", {}, {"knobs": solver.CuDSS(nd_levels=3)}, "knobs of cuDSS"),
+    "pardiso-epsilon": ("pardiso", {"pivot_epsilon": (0.5).hex()}, {}, "a power of ten"),
+    "pardiso-epsilon-spd": (
+        "pardiso",
+        {"pivot_epsilon": (0.1).hex(), "matrix_type": "spd"},
+        {},
+        '`pivot_epsilon=0.1` and `matrix_type="spd"`',
+    ),
     "superlu-nd": ("superlu", {"reordering": "nd"}, {}, 'no reordering "nd"'),
     "superlu-epsilon": (
         "superlu",
@@ -852,7 +859,7 @@ def test_what_an_engine_has():
     support.require(made(reordering="colamd", pivoting="global_row"), "cudss")
     knobs = solver.CuDSS(superpanels=False, register_host_memory=False)
     support.require_choices(made(), choices.chosen(knobs=knobs, hybrid_memory="50%"), "cudss")
-    support.require(made(matching="product"), "pardiso")
+    support.require(made(matching="product", pivot_epsilon=(1e-9).hex()), "pardiso")
 
 
 def test_no_transpose_of_colamd():

@@ -93,7 +93,9 @@ def test_leaves_are_arguments_of_a_jitted_function_and_of_eager_calls(plan):
 
 def test_a_plan_comes_out_of_jit_and_runs(plan):
     out = jax.jit(lambda plan: plan)(plan)
-    assert out.static == plan.static
+    assert out == plan
+    assert hash(out) == hash(plan)
+    assert out != solver.plan(arrays(), refinement_steps=1)
     assert out.to_json() == plan.to_json()
     plan(VALUES, jnp.asarray(B))
     np.testing.assert_array_equal(out(VALUES, jnp.asarray(B)), plan(VALUES, jnp.asarray(B)))
