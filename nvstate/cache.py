@@ -144,4 +144,5 @@ def clear() -> None:
     """
     oneshot.clear()
     scopes.eager.cache_clear()
+    scopes.clear()
     _native.cache_clear()

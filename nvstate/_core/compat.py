@@ -28,6 +28,7 @@ __all__ = [
     "is_tracing",
     "looks_for_nans",
     "name_custom_partitioning",
+    "python_callback",
     "sharding_rule",
     "tensor_type",
     "varying_alike",
@@ -113,6 +114,25 @@ def name_custom_partitioning(results: Any, name: str) -> None:
     operation: Any = (value if hasattr(value, "owner") else value[0]).owner
     said = mlir.ir_attribute({"nvstate": name})
     getattr(operation, "opview", operation).attributes["mhlo.frontend_attributes"] = said
+
+
+def python_callback(ctx: Any, function: Any, operands: Any) -> Any:
+    """Lower a call of a function of NumPy's arrays on the host, without side effects.
+
+    Not in a part of a custom partitioning: JAX drops the functions that such a part calls, and the
+    process dies.
+    """
+    results, _, _ = mlir.emit_python_callback(
+        ctx,
+        function,
+        None,
+        list(operands),
+        ctx.avals_in,
+        ctx.avals_out,
+        has_side_effect=False,
+        returns_token=False,
+    )
+    return results
 
 
 def is_manual(ctx: Any) -> bool:

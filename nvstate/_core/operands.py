@@ -66,7 +66,7 @@ def check(plan: Plan, values: tuple[Any, ...], places: list[int]) -> None:
     place; then the shapes, of all operands together.
     """
     for place in places:
-        _alone(plan, place, values[place])
+        alone(plan, place, values[place])
     got = tuple(map(aval.type_of, values))
     if plan.spec.accepts(plan.types, got):
         return
@@ -88,7 +88,8 @@ def check(plan: Plan, values: tuple[Any, ...], places: list[int]) -> None:
     )
 
 
-def _alone(plan: Plan, place: int, x: Any) -> None:
+def alone(plan: Plan, place: int, x: Any) -> None:
+    """Raise `OperandError` unless a value may stand in this place, whatever its shape."""
     planned, expected = plan.types[place], plan.placement
     name = plan.spec.names[place]
     if isinstance(x, jax.ShapeDtypeStruct) or not aval.is_array(x):

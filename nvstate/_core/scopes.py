@@ -59,6 +59,8 @@ class Scope:
         log.info("end of a scope", f"{len(plans)} plans", start, before - native_bytes())
 
 
+_keepers: list[Callable[[int | None], None]] = []
+
 # Of this thread, or of whatever else has a context of its own.
 current: contextvars.ContextVar[tuple[Scope, ...]] = contextvars.ContextVar(
     "nvstate_resources", default=()
@@ -94,8 +96,21 @@ def _drop(plans: Iterable[Plan], drop: Callable[[int], None], native: int) -> No
     """Drop compiled calls first, so that nothing holds the native plans."""
     for plan in plans:
         plan.drop()
+        for keeper in _keepers:
+            keeper(plan.spec.family)
     eager.cache_clear()
     drop(native)
+
+
+def also(drop: Callable[[int | None], None]) -> None:
+    """Have what an operation keeps in Python dropped too: that of an owner, or all of it."""
+    _keepers.append(drop)
+
+
+def clear() -> None:
+    """Drop all that operations keep in Python."""
+    for keeper in _keepers:
+        keeper(None)
 
 
 def native_bytes() -> int:

@@ -22,9 +22,13 @@ def define_several(
     results: Callable[..., Sequence[Any]],
     reference: Callable[..., Sequence[Any]],
     jvp: Callable[[Any, Any, Any, Any], tuple[Sequence[Any], Sequence[Any]]],
-    batch: Callable[[Any, Any, Any], Sequence[Any] | None] | None,
+    batch: Callable[[Any, Any, Any], Sequence[Any] | None] | None = None,
+    vmap: Callable[[Any, Any, Any, Any], tuple[Sequence[Any], Sequence[Any]]] | None = None,
+    cpu: Callable[..., Sequence[Any]] | None = None,
     cuda: Callable[..., Sequence[Any]] | None = None,
+    leaving: Callable[..., Sequence[Any]] | None = None,
     split: Split | None = None,
+    cpu_split: Split | None = None,
 ) -> Operation:
     """Define an operation of several operands and results, from rules that are maps on specs.
 
@@ -40,8 +44,13 @@ def define_several(
         batch: (spec, operands, dims) -> the operands with the batch axis of those that have one in
             front, as it will be in each result; None: the members must run one by one. No rule:
             `cuda` is made of primitives that have one.
-        cuda: (spec, *operands, choices) -> the results through the library; None: the reference.
-        split: how several devices share it; None: `cuda` is made of primitives that say so.
+        vmap: (spec, operands, dims, choices) -> results and their batch axes, None where a result
+            has none; in place of `batch`.
+        cpu: (spec, *operands, choices) -> the results through a library; None: the reference.
+        cuda: the same on CUDA.
+        leaving: `cuda` of a program that leaves the process; None: the same.
+        split: how several GPUs share it; None: `cuda` is made of primitives that say so.
+        cpu_split: the same of `cpu`.
 
     Returns:
         op(spec, *operands, choices=None) -> a list of results.
@@ -63,6 +72,8 @@ def define_several(
         return ys, [zero if dy is None else dy for dy, zero in zip(dys, zeros, strict=True)]
 
     def batching_rule(args: Any, dims: Any, *, spec: Any, choices: Any) -> Any:
+        if vmap is not None:
+            return vmap(spec, args, dims, choices)
         if batch is None:
             run: Any = cuda or reference
             ys = jax.vmap(lambda *x: run(spec, *x, choices), in_axes=tuple(dims))(*args)
@@ -88,25 +99,37 @@ def define_several(
     batching.primitive_batchers[primitive] = batching_rule
     register(primitive, operation, reference, cuda)
     if cuda is not None and split is not None:
-        mlir.register_lowering(primitive, shared(split, cuda), platform="cuda")
+        mlir.register_lowering(primitive, shared(split, cuda, leaving), platform="cuda")
+    if cpu is not None and cpu_split is not None:
+        mlir.register_lowering(primitive, shared(cpu_split, cpu), platform="cpu")
     return operation
 
 
-def shared(split: Split, cuda: Callable[..., Sequence[Any]]) -> Any:
-    """The lowering for CUDA, also for several devices."""
-    library = mlir.lower_fun(
-        lambda *x, spec, choices: cuda(spec, *x, choices), multiple_results=True
-    )
-    divided = splitting.divided(split, cuda)
+def shared(
+    split: Split,
+    run: Callable[..., Sequence[Any]],
+    leaving: Callable[..., Sequence[Any]] | None = None,
+) -> Any:
+    """The lowering for a platform, also for several devices."""
+
+    def lowered(function: Callable[..., Sequence[Any]]) -> Any:
+        return mlir.lower_fun(
+            lambda *x, spec, choices: function(spec, *x, choices), multiple_results=True
+        )
+
+    library, exported = lowered(run), lowered(leaving or run)
+    divided = splitting.divided(split, run)
     several = mlir.lower_fun(
         lambda *x, spec, choices: divided((spec, choices), *x), multiple_results=True
     )
 
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # As on CPUs: not what leaves the process, nor beside manual axes.
-        alone = compat.device_count(ctx) == 1 or compat.is_manual(ctx) or compat.is_exporting(ctx)
-        if alone:
+        if compat.is_exporting(ctx):
+            return exported(ctx, *operands, **params)
+        if compat.device_count(ctx) == 1 or compat.is_manual(ctx):
             return library(ctx, *operands, **params)
+        split.require(**params)
         results = several(ctx, *operands, **params)
         compat.name_custom_partitioning(results, named(**params))
         return results

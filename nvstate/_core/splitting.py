@@ -43,12 +43,14 @@ class Split:
             of its axes by name; of parts that are summed, the terms.
         fits: (spec, name, extent) -> whether a device's part of an axis may have this extent.
         finish: (spec, sums) -> the results, where terms were summed.
+        require: (spec, choices) -> raises what is to be said if parts cannot run.
     """
 
     axes: Callable[[Any, Sequence[Any]], Axes]
     run: Callable[[Any, Mapping[str, int], Sequence[Any], Any], Sequence[Any]]
     fits: Callable[[Any, str, int], bool]
     finish: Callable[[Any, Sequence[Any]], Sequence[Any]]
+    require: Callable[[Any, Any], None] = lambda spec, choices: None
 
 
 def divided(split: Split, whole: Callable[..., Sequence[Any]]) -> Callable[..., Any]:

@@ -104,8 +104,7 @@ def run(plan: SolverPlan) -> Mapping[str, Any] | None:
 
 def _attributes(plan: SolverPlan) -> dict[str, Any]:
     """Those of the plan's calls, as C++ gets them."""
-    slots = choices_.options(plan.choices)["factor_slots"]
-    said = attributes.attributes(plan.spec, plan.choices, "factorize", False, slots)
+    said = attributes.attributes(plan.spec, plan.choices, "factorize", False, plan.platform)
     return {name: lower.attribute(value) for name, value in said}
 
 

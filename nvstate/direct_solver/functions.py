@@ -1,0 +1,234 @@
+"""factorize(), solve() and their kin: the phases of a direct solver, as functions of arrays."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from nvstate._core import aval, dtypes, host, operands as core_operands, placement
+from nvstate.direct_solver import edge, operands, primitive, support
+from nvstate.direct_solver.arguments import Transpose, choice, operand_error
+from nvstate.direct_solver.factor import Factor
+from nvstate.direct_solver.plan import SolverPlan
+
+
+def factorize(plan: SolverPlan, values: Any) -> Factor:
+    """Factorize the matrix with these values, on the pattern that was planned.
+
+    Args:
+        plan: from `plan`.
+        values: dtype [nnz], in the order of A's own: `A.data`, or `plan.values_of(A)`.
+
+    Returns:
+        A `Factor`, for `solve`: a pytree, legal under `jit`, `scan` and `vmap`, and differentiable
+        in the values. Its `info` says what the pivots were.
+
+    Raises:
+        OperandError: values of another length, dtype or place.
+        JaxRuntimeError: the library failed; the text names the call and the sizes.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> A = sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(5, 5)).tocsr()
+        >>> plan = nvs.direct_solver.plan(A)
+        >>> factor = nvs.direct_solver.factorize(plan, A.data)
+        >>> int(factor.info.status)
+        0
+
+    Source: cudssExecute with CUDSS_PHASE_FACTORIZATION; pardiso, phase 22; SciPy's splu.
+    """
+    require(plan, values=values)
+    ordered, ticket, words = _factorized(plan, values)
+    return Factor(plan, ordered, ticket, words)
+
+
+def solve(factor: Factor, b: Any, *, transpose: Transpose = "none") -> Any:
+    """Solve with a factorization that is there, or make it again from the factor's values.
+
+    Args:
+        factor: from `factorize` or `factorize_solve`.
+        b: dtype [n], or [n, k] with any k.
+        transpose: "none", A x = b; "transpose", Aᵀ x = b; "adjoint", Aᴴ x = b.
+
+    Returns:
+        X, dtype and shape of b. NaN where the factorization's status is 2 or more.
+
+    Raises:
+        OperandError: b of another length, dtype or place.
+        UnsupportedError: a transposed solve where a COLAMD reordering excludes it.
+        JaxRuntimeError: the library failed, or the factorization is gone and the plan says
+            `on_stale="raise"`.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> A = sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(5, 5)).tocsr()
+        >>> factor = nvs.direct_solver.factorize(nvs.direct_solver.plan(A), A.data)
+        >>> x = nvs.direct_solver.solve(factor, A.T @ np.ones(5), transpose="transpose")
+        >>> bool(np.allclose(x, 1))
+        True
+
+    Source: cudssExecute with CUDSS_PHASE_SOLVE and CUDSS_CONFIG_SOLVE_MODE; pardiso, phase 33;
+    SciPy's SuperLU.solve.
+    """
+    if not isinstance(factor, Factor):
+        raise operand_error(
+            "`solve` takes a factor",
+            "a Factor, from `factorize(plan, values)`",
+            aval.named(factor),
+            "Factorize first: `solve(factorize(plan, values), b)`.",
+        )
+    choice("transpose", transpose, Transpose)
+    plan = factor.plan
+    require(plan, b=b)
+    run = functools.partial(_solved, plan, factor.values, factor.ticket, transpose=transpose)
+    return returned(plan, run, b)
+
+
+def factorize_solve(
+    plan: SolverPlan, values: Any, b: Any, *, transpose: Transpose = "none"
+) -> tuple[Any, Factor]:
+    """Factorize and solve in one call.
+
+    Args:
+        plan: from `plan`.
+        values: dtype [nnz], in the order of A's own.
+        b: dtype [n], or [n, k] with any k.
+        transpose: as in `solve`.
+
+    Returns:
+        (x, factor). `plan(values, b)` is x alone, in a call that needs not wait for the device.
+
+    Raises:
+        OperandError, UnsupportedError, JaxRuntimeError: as `factorize` and `solve`.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> A = sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(5, 5)).tocsr()
+        >>> plan = nvs.direct_solver.plan(A)
+        >>> x, factor = nvs.direct_solver.factorize_solve(plan, A.data, A @ np.ones(5))
+        >>> bool(np.allclose(x, 1))
+        True
+
+    Source: as `factorize` and `solve`.
+    """
+    choice("transpose", transpose, Transpose)
+    require(plan, values=values, b=b)
+    kept: list[Any] = []
+
+    def run(values: Any, b: Any) -> Any:
+        x, *rest = _both(plan, values, b, transpose=transpose)
+        kept.extend(rest)
+        return x
+
+    x = returned(plan, run, values, b)
+    return x, Factor(plan, *kept)
+
+
+def diagonal(factor: Factor) -> Any:
+    """Return the pivots of a factorization.
+
+    Args:
+        factor: from `factorize` or `factorize_solve`.
+
+    Returns:
+        dtype [n], of U, or of D for symmetric and hermitian matrices, in the engine's own order.
+        Not differentiable.
+
+    Raises:
+        JaxRuntimeError: the library failed, or has none for this plan.
+
+    Example:
+        >>> import scipy.sparse as sp
+        >>> A = sp.diags_array([1.0, 2.0, 4.0]).tocsr()
+        >>> factor = nvs.direct_solver.factorize(nvs.direct_solver.plan(A), A.data)
+        >>> float(np.prod(np.abs(nvs.direct_solver.diagonal(factor))))
+        8.0
+
+    Source: cudssDataGet with CUDSS_DATA_DIAG; pardiso_getdiag; SciPy's SuperLU.U.
+    """
+    return returned(factor.plan, lambda: _pivots(factor.plan, factor.values, factor.ticket))
+
+
+# What runs, of a plan with its leaves
+
+
+@jax.jit
+def _factorized(plan: SolverPlan, values: Any) -> Any:
+    ordered = edge.in_order(plan.leaves, values)
+    ticket, words = primitive.factorize(plan.spec, plan.leaves, ordered[None], plan.choices)
+    return ordered, ticket[0], words[0]
+
+
+@functools.partial(jax.jit, static_argnames="transpose")
+def _solved(plan: SolverPlan, ordered: Any, ticket: Any, b: Any, transpose: Transpose) -> Any:
+    transposed, conjugate = _way(plan, transpose)
+
+    def run(columns: Any) -> Any:
+        values, named = ordered[None], ticket[None]
+        return primitive.solve(
+            plan.spec, plan.leaves, values, named, columns, plan.choices, transposed
+        )
+
+    return edge.through(run, b, conjugate)
+
+
+@functools.partial(jax.jit, static_argnames="transpose")
+def _both(plan: SolverPlan, values: Any, b: Any, transpose: Transpose) -> Any:
+    transposed, conjugate = _way(plan, transpose)
+    ordered, kept = edge.in_order(plan.leaves, values), []
+
+    def run(columns: Any) -> Any:
+        x, *rest = primitive.factorize_solve(
+            plan.spec, plan.leaves, ordered[None], columns, plan.choices, transposed
+        )
+        kept.extend(rest)
+        return x
+
+    x = edge.through(run, b, conjugate)
+    ticket, words = kept
+    return x, ordered, ticket[0], words[0]
+
+
+@jax.jit
+def _pivots(plan: SolverPlan, ordered: Any, ticket: Any) -> Any:
+    spec, leaves = plan.spec, plan.leaves
+    return primitive.diagonal(spec, leaves, ordered[None], ticket[None], plan.choices)[0]
+
+
+def _way(plan: SolverPlan, transpose: Transpose) -> tuple[bool, bool]:
+    transposed, conjugate = edge.way(plan.spec, transpose)
+    if transposed:
+        support.require_transpose(plan.spec, plan.choices, transpose)
+    return transposed, conjugate
+
+
+# Operands, and what comes back
+
+
+def require(plan: Any, **given: Any) -> None:
+    """Refuse operands that are not the plan's."""
+    if not isinstance(plan, SolverPlan):
+        raise operand_error(
+            "a plan comes first",
+            "a SolverPlan, from `plan(A)`",
+            aval.named(plan),
+            "Plan first: `factorize(plan(A), A.data)`.",
+        )
+    for name, x in given.items():
+        if name == "values":
+            operands.require_values(plan.spec.nnz, plan.spec.dtype, x)
+        else:
+            operands.require_b(plan.spec.n, plan.spec.dtype, x)  # x is like b
+        core_operands.alone(plan, plan.places["values" if name == "values" else "b"], x)
+    dtypes.require(plan.where, plan.spec.dtype)
+
+
+def returned(plan: SolverPlan, run: Any, *arrays: Any) -> Any:
+    """What `run` makes of arrays: of a plan of NumPy's, NumPy's arrays."""
+    traced = any(map(aval.is_traced, (*arrays, *plan.leaves)))
+    if plan.placement is None or plan.placement.package != "numpy" or traced:
+        return run(*arrays)
+    device = placement.device(plan.where, plan.placement)
+    return host.through(lambda values, _: run(*values), device, arrays)

@@ -1,0 +1,152 @@
+"""What the primitives are made of where an engine runs them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from nvstate.direct_solver import choices as choices_, product
+from nvstate.direct_solver.calls import Call, call
+from nvstate.direct_solver.choices import Choices
+from nvstate.direct_solver.fingerprint import fingerprint
+from nvstate.direct_solver.way import WORDS, Way
+
+RIGHT = 0.1  # a probe that is farther off has no right digit
+# Backward errors beyond which a system is solved again with refinement: where no pivot is replaced
+# they are a few roundoffs, 2e-16 and 1e-7; a replaced one gives any, which refinement lowers.
+POOR = {"float32": 1e-5, "complex64": 1e-5, "float64": 1e-12, "complex128": 1e-12}
+
+
+def factorize(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
+    """(ticket, words) of the pattern, values and choices."""
+    *pattern, values, choices = operands
+    members = values.shape[0]
+    if not members:
+        return [jnp.zeros((0, WORDS), np.uint32), jnp.zeros((0, WORDS), np.int32)]
+    given = (*_told(pattern), values, *_prints(values, on_cuda))
+    return call(given, _call(way, choices, "factorize", _tickets(members)))
+
+
+def solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
+    """(x,) of the pattern, values, ticket, b and choices."""
+    *pattern, values, ticket, b, choices = operands
+    if 0 in b.shape:
+        return [jnp.zeros_like(b)]
+    said = _solution(b)
+    if not on_cuda:
+        given = (*_told(pattern), values, ticket, b)
+        return call(given, _call(way, choices, "solve", said))
+    prints = fingerprint(values)
+    given = (*_told(pattern), values, _check(ticket, prints), b)
+    if choices_.options(choices)["on_stale"] != "nan":
+        return call(given, _call(way, choices, "solve", said))
+    seen_type = (((values.shape[0], 4), "uint32"),)
+    x, seen = call(given, _call(way, choices, "solve", said + seen_type))
+    same = (seen[:, :2] == ticket[:, 4:6]) & (seen[:, 2:] == prints[:, :2])
+    return [jnp.where(same.all(1)[:, None, None], x, jnp.nan)]
+
+
+def factorize_solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
+    """(x, ticket, words) of the pattern, values, b and choices."""
+    *pattern, values, b, choices = operands
+    if 0 in b.shape:
+        return [jnp.zeros_like(b), *factorize(way, *pattern, values, choices, on_cuda=on_cuda)]
+    given = (*_told(pattern), values, *_prints(values, on_cuda), b)
+    said = _solution(b) + _tickets(values.shape[0])
+    return call(given, _call(way, choices, "factorize_solve", said))
+
+
+def diagonal(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
+    """(the diagonal,) of the pattern, values, ticket and choices."""
+    *pattern, values, ticket, choices = operands
+    if not values.shape[0]:
+        return [jnp.zeros((0, way.spec.n), values.dtype)]
+    named = _check(ticket, fingerprint(values)) if on_cuda else ticket
+    said = (((values.shape[0], way.spec.n), str(values.dtype)),)
+    return call((*_told(pattern), values, named), _call(way, choices, "diagonal", said))
+
+
+def waiting(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
+    """(x,) by the call that waits for the engine."""
+    return factorize_solve(way, *operands, on_cuda=on_cuda)[:1]
+
+
+def fused(way: Way, *operands: Any) -> list[Any]:
+    """(x,) on CUDA, by the call that XLA may capture, where there can be one."""
+    *pattern, values, b, choices = operands
+    spec = way.spec
+    if 0 in b.shape or values.shape[0] != 1 or not _is_capturable(spec, choices):
+        return waiting(way, *operands, on_cuda=True)
+    _, indices, rows, *_ = pattern
+    signs = jnp.where(_signs(spec.n) < 2**31, 1, -1).astype(values.dtype)[None, None]
+    product_of = lambda x: product.product(  # noqa: E731
+        spec, rows, indices, values, x, transposed=way.transposed
+    )
+    given = jnp.concatenate([b, product_of(signs)], axis=1)
+    made = Call(spec, choices, "factorize_solve", way.transposed, _solution(given), fused=True)
+    (whole,) = call((*_told(pattern), values, given), made)
+    x, probe = whole[:, :-1], whole[:, -1:]
+    right = jnp.abs(probe - signs).max() <= RIGHT  # not where it is NaN
+    x = jnp.where(right, x, jnp.nan)
+    if spec.refinement_steps >= 0:
+        return [x]
+    error = backward_error(way, rows, indices, values, x, b)
+    fine = jnp.all(error <= POOR[spec.dtype])
+    again = lambda: waiting(way, *operands, on_cuda=True)[0]  # noqa: E731
+    return [jax.lax.cond(fine, lambda: x, again)]
+
+
+def backward_error(way: Way, rows: Any, indices: Any, values: Any, x: Any, b: Any) -> Any:
+    """max|b - M x| / (‖M‖∞ max|x| + max|b|) of each column, real [B, k]; NaN if x is."""
+    residual = b - product.product(way.spec, rows, indices, values, x, transposed=way.transposed)
+    of, to = (rows, indices) if way.transposed else (indices, rows)
+    norm = product.absolute_rows(way.spec, to, of, values).max(-1)[:, None]
+    scale = norm * jnp.abs(x).max(-1) + jnp.abs(b).max(-1)
+    size = jnp.abs(residual).max(-1)
+    return jnp.where(size == 0, size, size / jnp.where(scale == 0, 1, scale))
+
+
+def _is_capturable(spec: Any, choices: Choices) -> bool:
+    """Whether cuDSS can factorize and solve without being asked what happened.
+
+    Its error indicator for a matrix that is not definite stays until the host resets it.
+    """
+    said = choices_.options(choices)
+    return (
+        spec.matrix_type not in ("spd", "hpd")
+        and spec.matching == "none"
+        and not (spec.reuse_pivots or spec.deterministic)
+        and not (said["hybrid_memory"] or said["hybrid_execute"])
+    )
+
+
+def _signs(n: int) -> Any:
+    return jnp.arange(n, dtype=np.uint32) * np.uint32(2654435761)  # 2³² over the golden ratio
+
+
+def _told(pattern: Any) -> tuple[Any, ...]:
+    indptr, indices, _, permutation, reference = pattern
+    return indptr, indices, permutation, reference
+
+
+def _prints(values: Any, on_cuda: bool) -> tuple[Any, ...]:
+    return (fingerprint(values),) if on_cuda else ()
+
+
+def _check(ticket: Any, prints: Any) -> Any:
+    return jnp.concatenate([ticket, prints], axis=1)
+
+
+def _call(way: Way, choices: Choices, phase: str, results: Any) -> Call:
+    return Call(way.spec, choices, phase, way.transposed, results)
+
+
+def _tickets(members: int) -> tuple[Any, ...]:
+    return ((members, WORDS), "uint32"), ((members, WORDS), "int32")
+
+
+def _solution(b: Any) -> tuple[Any, ...]:
+    return ((tuple(b.shape), str(b.dtype)),)
