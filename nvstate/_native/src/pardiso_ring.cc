@@ -167,7 +167,7 @@ void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const voi
   facts_.flops = mflop > 0 ? static_cast<double>(mflop) * 1e6 : -1;
   facts_.host_bytes = (iparm[abi::kIparmAnalysisKb] + iparm[abi::kIparmFactorKb]) * 1024;
   facts_.peak_host_bytes = std::max(iparm[abi::kIparmPeakKb] * 1024, facts_.host_bytes);
-  factor_bytes_ = iparm[abi::kIparmFactorKb] * 1024;
+  analysis_bytes_ = iparm[abi::kIparmAnalysisKb] * 1024;
   CountBytes();
 }
 
@@ -186,10 +186,7 @@ std::vector<int32_t> Ring::Permutation() const {
 
 Buffer& Ring::Held(int64_t slot, int64_t element) {
   const auto at = static_cast<size_t>(Mnum(slot, element));
-  if (held_.size() < at) {
-    held_.resize(at);
-    factorized_.resize(at);
-  }
+  if (held_.size() < at) held_.resize(at);
   Buffer& held = held_[at - 1];
   if (held.bytes() == 0) held = Buffer(matrix_->bytes());
   return held;
@@ -200,10 +197,8 @@ const Buffer& Ring::Held(int64_t slot, int64_t element) const {
 }
 
 void Ring::CountBytes() {
-  int64_t bytes = facts_.host_bytes - factor_bytes_ + matrix_->own_bytes() + reference_.bytes();
-  for (size_t i = 0; i < held_.size(); ++i) {
-    bytes += held_[i].bytes() + (factorized_[i] ? factor_bytes_ : 0);
-  }
+  int64_t bytes = analysis_bytes_ + factor_bytes_ + matrix_->own_bytes() + reference_.bytes();
+  for (const Buffer& held : held_) bytes += held.bytes();
   bytes_ = bytes;
 }
 
@@ -238,7 +233,7 @@ Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
   const int64_t mnum = Mnum(slot, element);
   Iparm iparm = iparm_;
   const int64_t error = handle_->Run(22, mnum, held.data(), iparm, permutation_.data());
-  factorized_[static_cast<size_t>(mnum - 1)] = true;
+  factor_bytes_ = iparm[abi::kIparmFactorKb] * 1024;
   ++Counters::Global().factorizations;
   numerics.perturbed_pivots = static_cast<int32_t>(iparm[abi::kIparmPerturbed]);
   if (error != 0) {

@@ -178,8 +178,8 @@ class Ring : public NativePlan {
   Indices permutation_;
   Buffer reference_;
   std::vector<Buffer> held_;  // by slot and element
-  std::vector<bool> factorized_;
-  int64_t factor_bytes_ = 0;  // of one element
+  int64_t analysis_bytes_ = 0;
+  int64_t factor_bytes_ = 0;  // of all: measured, phase 22 answers with their sum
   solver::Facts facts_;
   std::atomic<int64_t> bytes_{0};
 };
