@@ -118,6 +118,8 @@ def test_planned_inside_of_jit(plan):
 def test_traced_leaves_and_concrete_operands(plan):
     x = jax.jit(lambda plan: plan(VALUES, jnp.asarray(B)))(plan)
     np.testing.assert_allclose(x, np.arange(6.0), atol=1e-13)
+    x = jax.jit(lambda plan: plan(A.data, B))(solver.plan(A))
+    np.testing.assert_allclose(x, np.arange(6.0), atol=1e-13)
 
 
 def test_a_bound_plan_is_a_tree_with_the_plans_leaves(plan):

@@ -82,7 +82,16 @@ def test_columns_are_the_transposes_rows():
         (weak(), "cudss", {"matrix_type": "symmetric"}, "none"),
         ((A.indptr, A.indices, jax.ShapeDtypeStruct((A.nnz,), "float64")), "cudss", {}, "none"),
     ],
-    ids=str,
+    ids=[
+        "strong",
+        "weak",
+        "weak-pardiso",
+        "weak-superlu",
+        "enough",
+        "asked-for-none",
+        "symmetric",
+        "abstract",
+    ],
 )
 def test_matching_where_the_diagonal_is_weak(a, engine, problem, matching):
     made = specified(a, engine, **problem)
