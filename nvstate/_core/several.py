@@ -24,6 +24,7 @@ def define_several(
     jvp: Callable[[Any, Any, Any, Any], tuple[Sequence[Any], Sequence[Any]]],
     batch: Callable[[Any, Any, Any], Sequence[Any] | None] | None = None,
     vmap: Callable[[Any, Any, Any, Any], tuple[Sequence[Any], Sequence[Any]]] | None = None,
+    transpose: Callable[[Any, Any, Any, Any], Any] | None = None,
     cpu: Callable[..., Sequence[Any]] | None = None,
     cuda: Callable[..., Sequence[Any]] | None = None,
     leaving: Callable[..., Sequence[Any]] | None = None,
@@ -46,6 +47,8 @@ def define_several(
             `cuda` is made of primitives that have one.
         vmap: (spec, operands, dims, choices) -> results and their batch axes, None where a result
             has none; in place of `batch`.
+        transpose: (spec, operands but the last, cotangents, choices) -> the cotangent of the last
+            operand, in which alone the results are linear; None: they are linear in none.
         cpu: (spec, *operands, choices) -> the results through a library; None: the reference.
         cuda: the same on CUDA.
         leaving: `cuda` of a program that leaves the process; None: the same.
@@ -94,9 +97,19 @@ def define_several(
             ys = jax.lax.map(one, [jax.numpy.moveaxis(args[i], dims[i], 0) for i in mapped])
         return ys, [0] * len(ys)
 
+    def transpose_rule(cts: Any, *args: Any, spec: Any, choices: Any) -> Any:
+        *rest, last = args
+        if not ad.is_undefined_primal(last) or any(map(ad.is_undefined_primal, rest)):
+            raise NotImplementedError(f"{name} is linear in its last operand alone")
+        zero = all(type(ct) is ad.Zero for ct in cts)
+        ct = ad.Zero(last.aval) if zero else transpose(spec, rest, cts, choices)  # pyright: ignore
+        return [None] * len(rest) + [ct]
+
     primitive.def_abstract_eval(abstract_eval)
     ad.primitive_jvps[primitive] = jvp_rule
     batching.primitive_batchers[primitive] = batching_rule
+    if transpose is not None:
+        ad.primitive_transposes[primitive] = transpose_rule
     register(primitive, operation, reference, cuda)
     if cuda is not None and split is not None:
         mlir.register_lowering(primitive, shared(split, cuda, leaving), platform="cuda")

@@ -94,13 +94,25 @@ def _solved(way: Way, *avals: Any) -> list[Any]:
 # Derivatives: x = M⁻¹ b, so ẋ = M⁻¹ (ḃ - Ṁ x), with the factors that are there
 
 
+def _turned(run: Any, way: Way, given: Sequence[Any], cotangent: Any, choices: Any) -> Any:
+    """M⁻ᵀ x̄; of a hermitian M that is the conjugate of M⁻¹ of the conjugate."""
+    right = jnp.conj(cotangent) if way.is_hermitian else cotangent
+    turned = run(way.turned(), *given, right, choices=choices)[0]
+    return jnp.conj(turned) if way.is_hermitian else turned
+
+
 def _transposed(
     way: Way, residuals: Sequence[Any], types: Any, cotangent: Any, choices: Any
 ) -> list[Any]:
-    """M⁻ᵀ x̄; of a hermitian M that is the conjugate of M⁻¹ of the conjugate."""
-    given = jnp.conj(cotangent) if way.is_hermitian else cotangent
-    turned = _solve(way.turned(), *residuals, given, choices=choices)[0]
-    return [jnp.conj(turned) if way.is_hermitian else turned]
+    return [_turned(_solve, way, residuals, cotangent, choices)]
+
+
+def _solve_transposed(way: Way, given: Any, cotangents: Any, choices: Any) -> Any:
+    return _turned(_solve, way, given, cotangents[0], choices)
+
+
+def _fused_transposed(way: Way, given: Any, cotangents: Any, choices: Any) -> Any:
+    return _turned(_fused, way, given, cotangents[0], choices)
 
 
 _along = define_tangent(
@@ -162,6 +174,7 @@ def _defined(
     jvp: Callable[..., Any],
     run: Callable[..., Any],
     cuda: Callable[..., Any] | None = None,
+    transpose: Callable[..., Any] | None = None,
 ) -> Any:
     on_cuda = functools.partial(run, on_cuda=True)
     operation: Any = None
@@ -175,6 +188,7 @@ def _defined(
         reference=by_reference,
         jvp=jvp,
         vmap=batching.rule(names, again),
+        transpose=transpose,
         cpu=run,
         cuda=cuda or on_cuda,
         leaving=on_cuda,
@@ -193,7 +207,16 @@ _factorize = _defined(
     _factorize_jvp,
     lowering.factorize,
 )
-_solve = _defined("solve", SOLVE, ("b",), _solved, reference.solve, _solve_jvp, lowering.solve)
+_solve = _defined(
+    "solve",
+    SOLVE,
+    ("b",),
+    _solved,
+    reference.solve,
+    _solve_jvp,
+    lowering.solve,
+    transpose=_solve_transposed,
+)
 _factorize_solve = _defined(
     "factorize_solve",
     WHOLE,
@@ -202,6 +225,7 @@ _factorize_solve = _defined(
     reference.factorize_solve,
     _factorize_solve_jvp,
     lowering.factorize_solve,
+    transpose=_fused_transposed,
 )
 _fused = _defined(
     "fused",
@@ -212,6 +236,7 @@ _fused = _defined(
     _fused_jvp,
     lowering.waiting,
     lowering.fused,
+    transpose=_fused_transposed,
 )
 _diagonal = _defined(
     "diagonal",
