@@ -22,6 +22,8 @@ class Case:
         oracle: the result, or the results in a tuple, of the same.
         bound: on each result's error.
         linear: whether the derivative is the map itself.
+        result: the type of the first result, of the plan and its operands by name.
+        portable: whether programs with it may be exported, and split over devices by XLA.
     """
 
     id: str
@@ -30,6 +32,8 @@ class Case:
     oracle: Callable[..., Any]
     bound: float
     linear: bool = True
+    result: Callable[[Any, dict[str, Any]], Any] = lambda plan, _: plan.result
+    portable: bool = True
 
     def value(self, seed: int = 0) -> Any:
         """A random operand, or several by name."""
@@ -69,6 +73,11 @@ def all_cases() -> list[Case]:
     for path in sorted(here.glob("*/cases.py")):
         found += importlib.import_module(f"tests.{path.parent.name}.cases").CASES
     return found
+
+
+def portable_cases(portable: bool = True) -> list[Case]:
+    """Those that are, or are not, portable."""
+    return [case for case in all_cases() if case.portable is portable]
 
 
 def relative_l2(got: Any, want: Any) -> float:

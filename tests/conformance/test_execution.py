@@ -12,9 +12,9 @@ from tests.case import member, stacked, to_jax_each
 def test_eager(case, values, xs, plan):
     y = plan(**xs)
     assert case.error(y, values) < case.bound
-    first = jax.tree.leaves(y)[0]
-    assert first.dtype == plan.result.dtype
-    assert first.shape == plan.result.shape
+    first, result = jax.tree.leaves(y)[0], case.result(plan, xs)
+    assert first.dtype == result.dtype
+    assert first.shape == result.shape
 
 
 def test_numpy_in_numpy_out(case, values):
@@ -95,8 +95,8 @@ def test_operands_are_not_changed(values, xs, plan):
 
 def test_donated_operands(case, values, plan):
     operands = list(to_jax_each(values).values())
-    first = plan.types[0]
-    same = (first.dtype, first.shape) == (plan.result.dtype, plan.result.shape)
+    first, result = plan.types[0], case.result(plan, values)
+    same = (first.dtype, first.shape) == (result.dtype, result.shape)
     run = jax.jit(plan, donate_argnums=0)
     if same:
         assert case.error(run(*operands), values) < case.bound

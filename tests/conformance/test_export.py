@@ -1,10 +1,19 @@
 """jax.export keeps plans, closed over or as arguments; the persistent cache finds them."""
 
+from operator import attrgetter
+
 import jax
 import pytest
 from jax import export
 
 import nvstate as nvs
+from tests.case import portable_cases
+
+
+@pytest.fixture(params=portable_cases(), ids=attrgetter("id"))
+def case(request):
+    """A row that may be exported."""
+    return request.param
 
 
 def round_trip(function, *args, platforms=None):
@@ -33,4 +42,10 @@ def test_one_export_for_both_platforms(case, values, xs, plan, order):
         assert target in str(restored.mlir_module())
     y = restored.call(xs)
     assert case.error(y, values) < case.bound
-    assert jax.tree.leaves(y)[0].dtype == plan.result.dtype
+    assert jax.tree.leaves(y)[0].dtype == case.result(plan, xs).dtype
+
+
+@pytest.mark.parametrize("case", portable_cases(False), ids=attrgetter("id"), indirect=True)
+def test_what_cannot_be_exported_says_so(xs, plan):
+    with pytest.raises(nvs.errors.UnsupportedError, match="export"):
+        round_trip(lambda xs: plan(**xs), xs)

@@ -1,14 +1,20 @@
 """Batches split over a mesh without a collective; nothing splits the transform itself."""
 
 import re
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.case import member, relative_l2, stacked
+import nvstate as nvs
+from tests.case import member, portable_cases, relative_l2, stacked
 
+PORTABLE, OTHERS = (
+    pytest.mark.parametrize("case", portable_cases(p), ids=attrgetter("id"), indirect=True)
+    for p in (True, False)
+)
 COLLECTIVES = r"all-gather|all-to-all|all-reduce|collective-permute|reduce-scatter"
 
 
@@ -40,6 +46,7 @@ def parted(xs):
     return moved, {n: x for n, x in xs.items() if n not in moved}
 
 
+@PORTABLE
 @pytest.mark.parametrize("axis", [0, -1])
 def test_batches_split_without_collectives(case, mesh, plan, axis):
     members, operands = four(case, axis)
@@ -61,6 +68,7 @@ def test_batches_split_without_collectives(case, mesh, plan, axis):
         assert case.error(member(y, i, axis), values) < case.bound
 
 
+@PORTABLE
 def test_gradients_split_without_collectives(case, mesh, plan):
     _, operands = four(case)
     split = jax.device_put(operands, jax.NamedSharding(mesh, jax.P("d")))
@@ -71,6 +79,7 @@ def test_gradients_split_without_collectives(case, mesh, plan):
         assert relative_l2(g, np.asarray(want[name])) < 8 * case.bound
 
 
+@PORTABLE
 def test_split_transform_axes_are_right_if_slow(case, values, xs, plan, mesh):
     for name, x in xs.items():
         for axis in range(x.ndim):
@@ -80,6 +89,14 @@ def test_split_transform_axes_are_right_if_slow(case, values, xs, plan, mesh):
             spec[axis] = "d"
             split = {**xs, name: jax.device_put(x, jax.NamedSharding(mesh, jax.P(*spec)))}
             assert case.error(jax.jit(lambda xs: plan(**xs))(split), values) < case.bound
+
+
+@OTHERS
+def test_what_cannot_be_split_says_so(case, mesh, plan):
+    _, operands = four(case)
+    split = jax.device_put(operands, jax.NamedSharding(mesh, jax.P("d")))
+    with pytest.raises(nvs.errors.UnsupportedError, match="shard_map"):
+        jax.jit(jax.vmap(lambda xs: plan(**xs)))(split)
 
 
 def test_shard_map_and_its_gradient(case, xs, mesh):
