@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import jax
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -192,6 +193,30 @@ def test_a_hermitian_diagonal_is_real(view):
     x, ticket, _ = call.factorize_solve(b)
     np.testing.assert_allclose(x[0], splu(whole, b[0]), atol=1e-12)
     assert misses(lambda: call.solve(ticket, b))[0] == 0
+
+
+def test_a_miss_leaves_the_factor_of_its_own_program():
+    _native.register_cpu()
+    call = Call(dense(20, "float64"))
+    b = call.rhs(1, 1)
+    fixed = (call.indptr, call.indices, call.permutation, call.reference)
+    one, old = call.batch(None), np.zeros((1, 8), np.uint32)
+
+    def target(phase, results):
+        types = [jax.ShapeDtypeStruct(*r) for r in results]
+        made = jax.ffi.ffi_call("nvstate_pardiso_v1", types)
+        return lambda *operands: made(*fixed, *operands, **call.said(phase))
+
+    @jax.jit
+    def run(values, b):
+        ticket, _ = target("factorize", call.tickets(1))(values)
+        [x] = target("solve", [(b.shape, b.dtype)])(values * 3, old, b + 0 * ticket[0, 0])
+        return target("solve", [(b.shape, b.dtype)])(values, ticket, b + 0 * x)[0]
+
+    with jax.enable_x64(True):
+        count, x = misses(lambda: jax.block_until_ready(run(one, b)))
+    assert count == 1
+    np.testing.assert_allclose(x[0], splu(call.matrix.toarray(), b[0]), atol=1e-12)
 
 
 @pytest.mark.parametrize("slots", [1, 2])
