@@ -129,6 +129,7 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_last_error": (text, []),
         "nvstate_last_text": (text, []),
         "nvstate_library_open": (integer, [text, text]),
+        "nvstate_library_hint": (integer, [text, text]),
         "nvstate_library_path": (text, [text]),
         "nvstate_cufft_version": (integer, [ctypes.POINTER(integer)]),
         "nvstate_cufft_layout": (integer, [text, *dims, text, int64]),

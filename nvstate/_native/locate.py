@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import pathlib
 from collections.abc import Iterator
 
 from cuda import pathfinder
@@ -13,13 +15,17 @@ from nvstate._native import library
 SONAMES = {
     "cufft": ("libcufft.so.12", "libcufft.so.11"),
     "cublasLt": ("libcublasLt.so.13", "libcublasLt.so.12"),
+    "cudss": ("libcudss.so.1",),
 }
 INSTALL = {
     "cufft": "Install it with `pip install nvidia-cufft` (CUDA 13) or "
     "`pip install nvidia-cufft-cu12` (CUDA 12).",
     "cublasLt": "Install it with `pip install nvidia-cublas` (CUDA 13) or "
     "`pip install nvidia-cublas-cu12` (CUDA 12).",
+    "cudss": 'Install it with `pip install "nvidia-cudss-cu13==1.0.*"` (CUDA 13) or '
+    '`pip install "nvidia-cudss-cu12==1.0.*"` (CUDA 12).',
 }
+WHEELS = {"cudss": ("nvidia-cudss-cu13", "nvidia-cudss-cu12")}  # not known to every pathfinder
 
 
 def open_library(name: str) -> str:
@@ -29,7 +35,7 @@ def open_library(name: str) -> str:
     taken first.
 
     Args:
-        name: "cufft" or "cublasLt".
+        name: "cufft", "cublasLt" or "cudss".
 
     Returns:
         Its path.
@@ -58,7 +64,17 @@ def open_library(name: str) -> str:
 
 def _candidates(name: str) -> Iterator[str]:
     """Files to try; sonames are left to the system's loader."""
+    yield from in_wheels(name)
     with contextlib.suppress(pathfinder.DynamicLibNotFoundError):
         if path := pathfinder.load_nvidia_dynamic_lib(name).abs_path:
             yield path
     yield from SONAMES[name]
+
+
+def in_wheels(name: str) -> Iterator[str]:
+    """Files of installed wheels, found without loading one."""
+    for wheel in WHEELS.get(name, ()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for file in importlib.metadata.files(wheel) or ():
+                if file.name in SONAMES[name] and (path := pathlib.Path(str(file.locate()))).exists():
+                    yield str(path)

@@ -57,5 +57,9 @@ def register() -> None:
             # CUDA is in use here, so its libraries will be. If one is missing or damaged, its own
             # calls say so, and a program that is only compiled here needs none.
             for name in locate.SONAMES:
+                if name in locate.WHEELS:  # large, and not every program's
+                    for path in locate.in_wheels(name):
+                        library.check(native.nvstate_library_hint(name.encode(), path.encode()))
+                    continue
                 with contextlib.suppress(errors.LibraryError, RuntimeError, OSError):
                     locate.open_library(name)

@@ -54,6 +54,17 @@ std::shared_ptr<NativePlan> Cache::Get(const std::string& key, int64_t owner, co
   return plan;
 }
 
+std::vector<std::shared_ptr<NativePlan>> Cache::Find(const std::string& prefix) {
+  std::vector<std::shared_ptr<NativePlan>> found;
+  std::lock_guard lock(mutex_);
+  for (auto at = entries_.lower_bound(prefix); at != entries_.end(); ++at) {
+    if (at->first.compare(0, prefix.size(), prefix) != 0) break;
+    if (at->second.making || !at->second.recent) continue;
+    found.push_back(at->second.place->second);
+  }
+  return found;
+}
+
 void Cache::Died(const std::string& key) {
   std::lock_guard lock(mutex_);
   ++destroyed_;
@@ -63,22 +74,27 @@ void Cache::Died(const std::string& key) {
   if (!found->second.making && found->second.plan.expired()) entries_.erase(found);
 }
 
+void Cache::CountBytes(Entry& entry, int64_t bytes) {
+  recent_bytes_ += bytes - entry.counted;
+  entry.counted = bytes;
+}
+
 void Cache::Touch(Entry& entry, const std::shared_ptr<NativePlan>& plan, Recent& gone) {
   plan->Use();
   if (entry.recent) {
     recent_.splice(recent_.begin(), recent_, entry.place);
   } else {
     recent_.emplace_front(&entry, plan);
-    recent_bytes_ += plan->bytes();
     entry.recent = true;
   }
+  CountBytes(entry, plan->bytes());
   entry.place = recent_.begin();
   Shrink(gone);
 }
 
 void Cache::Forget(Entry& entry, Recent& gone) {
   if (!entry.recent) return;
-  recent_bytes_ -= entry.place->second->bytes();
+  CountBytes(entry, 0);
   gone.splice(gone.end(), recent_, entry.place);
   entry.recent = false;
 }
@@ -87,6 +103,13 @@ void Cache::Shrink(Recent& gone) {
   while (static_cast<int64_t>(recent_.size()) > limit_ || recent_bytes_ > bytes_limit_) {
     Forget(*recent_.back().first, gone);
   }
+}
+
+void Cache::Recount() {
+  Recent gone;
+  std::lock_guard lock(mutex_);
+  for (const auto& [entry, plan] : recent_) CountBytes(*entry, plan->bytes());
+  Shrink(gone);
 }
 
 void Cache::SetLimit(int64_t plans, int64_t bytes) {

@@ -25,7 +25,8 @@ namespace nvstate {
 class NativePlan {
  public:
   virtual ~NativePlan() = default;
-  virtual int64_t bytes() const = 0;  // device memory taken, workspaces of XLA's not counted
+  // Device memory taken, workspaces of XLA's not counted. It may change; any thread may ask.
+  virtual int64_t bytes() const = 0;
 
   void Use() { used_ = ++clock_; }  // in every execution, by whoever holds the plan
   int64_t used() const { return used_; }
@@ -67,6 +68,9 @@ class Cache {
   // making, which runs without the lock; if it throws, nothing is left and the next one tries.
   std::shared_ptr<NativePlan> Get(const std::string& key, int64_t owner, const Make& make);
 
+  // Those whose keys begin so and that are not dropped, in the order of their keys.
+  std::vector<std::shared_ptr<NativePlan>> Find(const std::string& prefix);
+
   Counts Count();
   void SetLimit(int64_t plans, int64_t bytes);  // of the recently used ones
   std::vector<Row> Rows(int64_t generation);    // made after this, the one unused longest first
@@ -75,6 +79,7 @@ class Cache {
   void DropMade(int64_t generation);   // the one of this Row
   void Clear();
   int64_t Generation();
+  void Recount();  // after a plan's bytes have grown
 
   std::atomic<int64_t> own_workspaces{0};
   std::atomic<int64_t> unpinned{0};  // calls with algorithms pinned, but none for their problem
@@ -88,10 +93,12 @@ class Cache {
     std::list<std::pair<Entry*, std::shared_ptr<NativePlan>>>::iterator place;  // if recent
     std::set<int64_t> owners;
     int64_t generation = 0;
+    int64_t counted = 0;  // of recent_bytes_
   };
   using Recent = std::list<std::pair<Entry*, std::shared_ptr<NativePlan>>>;
   using Entries = std::map<std::string, Entry>;  // its nodes do not move
 
+  void CountBytes(Entry& entry, int64_t bytes);
   void Touch(Entry& entry, const std::shared_ptr<NativePlan>& plan, Recent& gone);
   void Forget(Entry& entry, Recent& gone);
   void Shrink(Recent& gone);

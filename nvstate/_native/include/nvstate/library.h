@@ -26,6 +26,7 @@ class Library {
   // Opens the copy at `path`; with nullptr only one that this process has loaded already (XLA's).
   // A library once open stays as it is.
   static void Open(const char* name, const char* path);
+  static void Hint(const char* name, const char* path);  // where to look when it is first used
   static const char* Path(const char* name);  // nullptr if it is not open
 
  private:
