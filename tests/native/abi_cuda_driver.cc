@@ -41,6 +41,7 @@ FUNCTION(cuMemAllocFromPoolAsync)
 FUNCTION(cuMemFreeAsync)
 FUNCTION(cuStreamWaitEvent)
 FUNCTION(cuStreamIsCapturing)
+FUNCTION(cuMemsetD32Async)
 // CUDA 13's header renames it to a version that older drivers lack; both take the same.
 #ifdef cuEventElapsedTime
 #undef cuEventElapsedTime

@@ -230,10 +230,21 @@ void Context::Join(abi::CUstream xla) {
 void Context::Wait() const { NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream())); }
 
 void Context::Read(void* to, const void* from, size_t bytes, abi::CUstream stream) const {
+  if (bytes == 0) return;
   void* const first = bytes <= kPinnedBytes ? *pinned_ : to;
   NVS_CHECK(driver_.cuMemcpyDtoHAsync_v2(first, Address(from), bytes, stream));
   NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream));
   if (first != to) std::memcpy(to, first, bytes);
+}
+
+void Context::Write(void* to, const void* from, size_t bytes, abi::CUstream stream) const {
+  if (bytes == 0) return;
+  if (bytes <= kPinnedBytes) {
+    std::memcpy(*pinned_, from, bytes);
+    from = *pinned_;
+  }
+  NVS_CHECK(Opened<Driver>().cuMemcpyHtoDAsync_v2(Address(to), from, bytes, stream));
+  NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream));  // until then the copy reads `from`
 }
 
 Buffer::Buffer(Context& context, size_t bytes) : context_(&context), bytes_(bytes) {
@@ -243,9 +254,7 @@ Buffer::Buffer(Context& context, size_t bytes) : context_(&context), bytes_(byte
 }
 
 Buffer::Buffer(Context& context, const void* host, size_t bytes) : Buffer(context, bytes) {
-  if (bytes == 0) return;
-  NVS_CHECK(Opened<Driver>().cuMemcpyHtoDAsync_v2(Address(data_), host, bytes, context.stream()));
-  context.Wait();  // until then the copy reads `host`
+  context.Write(data_, host, bytes, context.stream());
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {
@@ -259,8 +268,18 @@ Buffer::~Buffer() {
   if (data_ != nullptr) context_->memory().Free(data_, bytes_, context_->stream());
 }
 
+int64_t TotalBytes() {
+  size_t free, total;
+  NVS_CHECK(Opened<Driver>().cuMemGetInfo_v2(&free, &total));
+  return static_cast<int64_t>(total);
+}
+
 void CopyOnDevice(void* to, const void* from, size_t bytes, abi::CUstream stream) {
   NVS_CHECK(Opened<Driver>().cuMemcpyDtoDAsync_v2(Address(to), Address(from), bytes, stream));
+}
+
+void FillWord(void* to, uint32_t value, abi::CUstream stream) {
+  NVS_CHECK(Opened<StreamDriver>().cuMemsetD32Async(Address(to), value, 1, stream));
 }
 
 void FillNan(void* to, size_t bytes, abi::CUstream stream) {

@@ -226,7 +226,7 @@ bool IsColamd(const Options& options) {
   return options.reordering == "colamd" || options.reordering == "btf_colamd";
 }
 
-abi::cudssMatrixType_t TypeOf(solver::MatrixType type) {
+abi::cudssMatrixType_t MatrixTypeOf(solver::MatrixType type) {
   switch (type) {
     case solver::MatrixType::kSymmetric:
       return abi::CUDSS_MTYPE_SYMMETRIC;
@@ -241,7 +241,7 @@ abi::cudssMatrixType_t TypeOf(solver::MatrixType type) {
   }
 }
 
-abi::cudssMatrixViewType_t ViewOf(solver::View view) {
+abi::cudssMatrixViewType_t MatrixViewOf(solver::View view) {
   switch (view) {
     case solver::View::kLower:
       return abi::CUDSS_MVIEW_LOWER;

@@ -62,6 +62,7 @@ struct StreamDriver {  // of the driver, what only this library's memory and str
   NVS_SYMBOL(cuMemFreeAsync)
   NVS_SYMBOL(cuStreamWaitEvent)
   NVS_SYMBOL(cuStreamIsCapturing)
+  NVS_SYMBOL(cuMemsetD32Async)
 };
 
 inline abi::CUdeviceptr Address(const void* pointer) {
@@ -123,6 +124,8 @@ class Context {
 
   // Copies to the host after all that is in the stream, and waits for it.
   void Read(void* to, const void* from, size_t bytes, abi::CUstream stream) const;
+  // Copies to the device, and waits for it.
+  void Write(void* to, const void* from, size_t bytes, abi::CUstream stream) const;
 
  private:
   const int device_;
@@ -131,7 +134,7 @@ class Context {
   const Owned<abi::CUstream> stream_;
   const Owned<abi::CUevent> before_, after_;
   const Owned<void*> pinned_;
-  mutable Memory memory_;
+  Memory memory_;
   abi::cudssHandle_t handle_ = nullptr;
 };
 
@@ -153,8 +156,10 @@ class Buffer {  // device memory of a context's
   size_t bytes_ = 0;
 };
 
+int64_t TotalBytes();  // of the current device's memory
 void CopyOnDevice(void* to, const void* from, size_t bytes, abi::CUstream stream);
-void FillNan(void* to, size_t bytes, abi::CUstream stream);  // 0xFF in every byte is a NaN
+void FillWord(void* to, uint32_t value, abi::CUstream stream);  // one word
+void FillNan(void* to, size_t bytes, abi::CUstream stream);     // 0xFF in every byte is a NaN
 
 // A failure to allocate, with what helps.
 [[noreturn]] void ThrowExhausted(const Context& context, const char* call);

@@ -41,8 +41,8 @@ class Config {
 };
 
 bool IsColamd(const solver::Options& options);
-abi::cudssMatrixType_t TypeOf(solver::MatrixType type);
-abi::cudssMatrixViewType_t ViewOf(solver::View view);
+abi::cudssMatrixType_t MatrixTypeOf(solver::MatrixType type);
+abi::cudssMatrixViewType_t MatrixViewOf(solver::View view);
 
 }  // namespace nvstate::cudss
 
