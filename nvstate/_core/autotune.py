@@ -107,14 +107,15 @@ def _measured(plans: Sequence[Plan], values: tuple[Any, ...], rounds: int) -> li
     """Median seconds of one execution of each plan."""
     runs: list[tuple[Any, int]] = []
     for plan in plans:
-        once = jax.jit(plan.program).lower(*values).compile()
-        _seconds(once, values)
-        shortest = min(_seconds(once, values) for _ in range(3))
+        own = (*plan.leaves, *values)
+        once = jax.jit(plan.whole).lower(*own).compile()
+        _seconds(once, own)
+        shortest = min(_seconds(once, own) for _ in range(3))
         n = math.ceil(ROUND / max(shortest, ROUND / MOST))
-        many = jax.jit(functools.partial(_repeated, plan.program, n)).lower(*values).compile()
-        _seconds(many, values)
-        runs.append((many, n))
-    times = [[_seconds(many, values) / n for many, n in runs] for _ in range(rounds)]
+        many = jax.jit(functools.partial(_repeated, plan.whole, n)).lower(*own).compile()
+        _seconds(many, own)
+        runs.append((functools.partial(_seconds, many, own), n))
+    times = [[seconds() / n for seconds, n in runs] for _ in range(rounds)]
     return [statistics.median(column) for column in zip(*times, strict=True)]
 
 

@@ -15,7 +15,7 @@ from nvstate._core.verbs import Bound
 
 def _written(aux: tuple[int, Plan]) -> bytes:
     _, plan = aux
-    return json.dumps([plan.serialized_name(), plan.to_json()]).encode()
+    return json.dumps([plan.serialized_name(), plan.to_static()]).encode()
 
 
 def _read(data: bytes | bytearray) -> tuple[int, Plan]:
@@ -27,8 +27,7 @@ def _read(data: bytes | bytearray) -> tuple[int, Plan]:
             name,
             "Import what defines it, upgrade nvstate, or export the program again.",
         )
-    plan = plan_types[name].from_json(text)
-    return plan.digest, plan
+    return plan_types[name].from_static(text).static
 
 
 jax.export.register_pytree_node_serialization(

@@ -8,7 +8,7 @@ import json
 import threading
 import types
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import jax
@@ -43,9 +43,9 @@ plan_types: dict[str, type[Plan]] = {}  # by the name under which they are seria
 class Plan:
     """A problem, the operands it was prepared for, and the choices made. Immutable; no pointers.
 
-    A pytree without leaves: close over it, pass it to a jitted function, carry it through `scan`,
-    pickle it. Equal plans are one object, so an equal plan does not retrace. Made by an
-    operation's `plan()`, never by hand.
+    A pytree, of most operations without leaves: close over it, pass it to a jitted function, carry
+    it through `scan`, pickle it. Equal plans are one object, so an equal plan does not retrace.
+    Made by an operation's `plan()`, never by hand.
 
     Attributes:
         spec: the problem.
@@ -73,8 +73,8 @@ class Plan:
         jax.export.register_pytree_node_serialization(
             cls,
             serialized_name=cls.serialized_name(),
-            serialize_auxdata=lambda aux: aux[1].to_json().encode(),
-            deserialize_auxdata=lambda data: cls.from_json(bytes(data).decode())._flatten()[1],
+            serialize_auxdata=lambda aux: aux[1].to_static().encode(),
+            deserialize_auxdata=lambda data: cls.from_static(bytes(data).decode()).static,
         )
 
     @classmethod
@@ -107,8 +107,8 @@ class Plan:
 
     @functools.cached_property
     def digest(self) -> int:
-        """63 bits that are the same in every process."""
-        return specs.digest(type(self).__name__, self.to_json())
+        """63 bits that are the same in every process, of what is static."""
+        return specs.digest(type(self).__name__, self.to_static())
 
     def __hash__(self) -> int:
         return self.digest
@@ -133,8 +133,25 @@ class Plan:
             stored.refuse("no plan", "what `to_json` wrote", f"{error}", "Write it again.")
         return stored.plan_of(cls, fields)  # pyright: ignore[reportReturnType]
 
+    def to_static(self) -> str:
+        """The plan as text without its leaves, which `from_static` reads."""
+        return json.dumps(self.static_fields(), default=str)
+
+    @classmethod
+    def from_static(cls, text: str) -> Self:
+        """What `with_leaves` makes a plan of, from the text of `to_static`.
+
+        Raises:
+            StoreError: another text, or that of a plan of a newer version.
+        """
+        return cls.from_json(text)
+
     def fields(self) -> dict[str, Any]:
         """The plan as dictionaries, lists, strings and numbers."""
+        return self.static_fields()
+
+    def static_fields(self) -> dict[str, Any]:
+        """The same without its leaves."""
         return {
             "spec": self.spec.fields(),
             "operands": {name: dataclasses.asdict(t) for name, t in self.operands.items()},
@@ -152,15 +169,29 @@ class Plan:
         chosen = [f"choices={self.choices!r}"] if self.choices != self.default_choices else []
         return f"{type(self).__name__}({', '.join([*said, repr(self.spec), *chosen])})"
 
-    # The digest comes first: JAX's tree hash ignores static data, so a jitted function that has
-    # seen n plans compares with each of them, and integers differ faster than plans.
+    # As a pytree
 
-    def _flatten(self) -> tuple[tuple[()], Any]:
-        return (), (self.digest, self)
+    leaves: ClassVar[tuple[Any, ...]] = ()  # arrays, which precede the operands in a program
+
+    @property
+    def static(self) -> tuple[int, Self]:
+        """What two plans of one structure have in common.
+
+        The digest comes first: JAX's tree hash ignores static data, so a jitted function that has
+        seen n plans compares with each of them, and integers differ faster than plans.
+        """
+        return self.digest, self
+
+    def with_leaves(self, leaves: tuple[Any, ...]) -> Self:
+        """The plan with these leaves, of whatever kind."""
+        return self
+
+    def _flatten(self) -> tuple[tuple[Any, ...], Any]:
+        return self.leaves, self.static
 
     @staticmethod
     def _unflatten(aux: Any, leaves: Any) -> Any:
-        return aux[1]
+        return aux[1].with_leaves(tuple(leaves))
 
     # As a function
 
@@ -170,15 +201,15 @@ class Plan:
         values = operands.named(self, args, keywords) if keywords else args
         if compiled is not None and self._passed(values):
             try:
-                return compiled.call(*values)
+                return compiled.call(*self.leaves, *values)
             except (ValueError, RuntimeError):  # JAX's, of what is deleted; ours, of a type
                 if not self._consumes:  # else this very call may have deleted it
                     self.check(values)  # says it with the name and the device
                 raise
         values = operands.named(self, values, {})
         self.check(values)
-        if any(map(aval.is_traced, values)):
-            return self.program(*values)
+        if any(map(aval.is_traced, (*self.leaves, *values))):
+            return self.whole(*self.leaves, *values)
         if not self._numpy:
             return self._run(values)
         device = placement.device(self.where, self.placement)  # pyright: ignore[reportArgumentType]
@@ -196,12 +227,12 @@ class Plan:
         compiled = self._compiled
         # Another device than before: JAX's backends were reset.
         if compiled is not None and compiled.device is device:
-            return compiled.call(*values)
+            return compiled.call(*self.leaves, *values)
         scopes.enter(self)
         start, before = log.now(), scopes.native_bytes()
-        compiled = Compiled(self.program, self.consumed, device)
-        self.__dict__["_compiled"] = compiled
-        y = compiled.call(*values)
+        compiled = Compiled(self.whole, self.consumed, device)
+        self.memory["_compiled"] = compiled
+        y = compiled.call(*self.leaves, *values)
         log.info("first execution", self, start, scopes.native_bytes() - before)
         scopes.trim()  # a program of several GPUs makes its native plans as it runs
         return y
@@ -217,9 +248,14 @@ class Plan:
     _accepted: ClassVar[tuple[Any, ...]] = ()  # shardings
     _avals: ClassVar[tuple[Any, ...]] = ()
 
+    @property
+    def memory(self) -> dict[str, Any]:
+        """Where what was compiled and accepted is kept, for all plans of one structure."""
+        return self.__dict__
+
     def drop(self) -> None:
         """Drop what was compiled for eager calls."""
-        compiled = self.__dict__.pop("_compiled", None)
+        compiled = self.memory.pop("_compiled", None)
         if compiled is not None:
             compiled.call.clear_cache()
 
@@ -254,9 +290,17 @@ class Plan:
         return not (self._consumes and any(x.is_deleted() for x in values))
 
     @functools.cached_property
-    def program(self) -> Program:
-        """The function of its operands that every call runs, for a `jit` of your own."""
+    def whole(self) -> Program:
+        """The function of its leaves and operands that every call runs."""
         return Program(type(self).operation, self.where, self.spec, self.types, self.choices)
+
+    @property
+    def program(self) -> Callable[..., Any]:
+        """The function of its operands that every call runs, for a `jit` of your own.
+
+        Leaves become constants of a program that is compiled with it.
+        """
+        return functools.partial(self.whole, *self.leaves) if self.leaves else self.whole
 
     # Operands
 
@@ -283,8 +327,8 @@ class Plan:
             self, values, [self.places[n] for n in (self.places if new is None else new)]
         )
         if all(type(x) is ArrayImpl for x in values):
-            self.__dict__["_avals"] = tuple(x.aval for x in values)
-            self.__dict__["_accepted"] = tuple(x.sharding for x in values)
+            self.memory["_avals"] = tuple(x.aval for x in values)
+            self.memory["_accepted"] = tuple(x.sharding for x in values)
 
     def absent(self, name: str) -> str | None:
         """What to do about an operand that this plan has not; None: nothing special."""

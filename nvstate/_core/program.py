@@ -14,7 +14,7 @@ from nvstate._core.primitive import Operation
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-    """A plan's function of its operands, checked again wherever it is traced.
+    """A plan's function of its leaves and operands, checked again wherever it is traced.
 
     It knows its plan's data, not the plan: a cycle would keep executables until the garbage
     collector runs.
@@ -30,14 +30,15 @@ class Program:
     def __name__(self) -> str:
         return self.where.replace(".", "_")
 
-    def __call__(self, *values: Any) -> Any:
+    def __call__(self, *operands: Any) -> Any:
+        values = operands[len(operands) - len(self.types) :]  # a plan's leaves precede them
         for t in self.types:
             dtypes.require(self.where, t.dtype)
         got = tuple(map(aval.type_of, values))
         same = all(g.dtype == t.dtype for g, t in zip(got, self.types, strict=True))
         if not same or not self.spec.accepts(self.types, got):
             raise operands.mismatched(self.where, self.types, got)
-        return self.operation(self.spec, *values, choices=self.choices)
+        return self.operation(self.spec, *operands, choices=self.choices)
 
 
 class Compiled:
@@ -51,7 +52,7 @@ class Compiled:
     __slots__ = ("call", "device")
 
     def __init__(self, program: Program, consumed: tuple[str, ...], device: Device | None) -> None:
-        donated = [i for i, name in enumerate(program.spec.names) if name in consumed]
+        donated = [i for i, name in enumerate(program.spec.names) if name in consumed]  # no leaves
         if device is None:
             self.call: Any = jax.jit(program, donate_argnums=donated)
         else:

@@ -16,7 +16,7 @@ from nvstate._core.plan import Plan
 
 
 class Bound:
-    """A plan and its operands. A pytree whose leaves are the operands. From `bind` and `reset`."""
+    """A plan and its operands. A pytree of the plan's leaves and these. From `bind` and `reset`."""
 
     __slots__ = ("plan", "values")
 
@@ -40,9 +40,14 @@ class Bound:
 # Any leaf will do: JAX builds trees of types, of batch axes, of None.
 jax.tree_util.register_pytree_node(
     Bound,
-    lambda bound: (bound.values, (bound.plan.digest, bound.plan)),
-    lambda aux, leaves: Bound(aux[1], tuple(leaves)),
+    lambda bound: ((*bound.plan.leaves, *bound.values), bound.plan.static),
+    lambda aux, leaves: _unflattened(aux[1], tuple(leaves)),
 )
+
+
+def _unflattened(plan: Plan, leaves: tuple[Any, ...]) -> Bound:
+    own = len(leaves) - len(plan.spec.names)
+    return Bound(plan.with_leaves(leaves[:own]), leaves[own:])
 
 
 def want(thing: Any, kind: type[Plan | Bound], verb: str) -> None:

@@ -26,6 +26,13 @@ from nvstate._native.cublaslt import (
     cublaslt_layout,
     cublaslt_version,
 )
+from nvstate._native.cudss import (
+    cudss_config,
+    cudss_jit_cache,
+    cudss_version,
+    solver_register,
+    solver_registered_bytes,
+)
 from nvstate._native.cufft import (
     Layout,
     Side,
@@ -36,7 +43,14 @@ from nvstate._native.cufft import (
 )
 from nvstate._native.library import UNLIMITED, load
 from nvstate._native.locate import open_library
-from nvstate._native.targets import register
+from nvstate._native.solver import (
+    pardiso_missing,
+    pardiso_version,
+    solver_analyze,
+    solver_array,
+    solver_counts,
+)
+from nvstate._native.targets import register, register_cpu
 
 __all__ = [
     "UNLIMITED",
@@ -64,11 +78,22 @@ __all__ = [
     "cublaslt_l2_bytes",
     "cublaslt_layout",
     "cublaslt_version",
+    "cudss_config",
+    "cudss_jit_cache",
+    "cudss_version",
     "cufft_estimate",
     "cufft_layout",
     "cufft_plan",
     "cufft_version",
     "load",
     "open_library",
+    "pardiso_missing",
+    "pardiso_version",
     "register",
+    "register_cpu",
+    "solver_analyze",
+    "solver_array",
+    "solver_counts",
+    "solver_register",
+    "solver_registered_bytes",
 ]

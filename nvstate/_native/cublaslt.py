@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
-import numpy as np
-
-from nvstate._native import library, locate
+from nvstate._native import attributes as attributes_, library, locate
 
 Types = Sequence[tuple[str, Sequence[int]]]
 Attributes = Mapping[str, Any]
@@ -105,7 +102,7 @@ def cublaslt_layout(attributes: Attributes, operands: Types, results: Types) -> 
     Raises:
         ValueError: attributes or buffers that do not fit.
     """
-    text, types = _text(attributes), _types(operands, results)
+    text, types = attributes_.text(attributes), _types(operands, results)
     library.check(library.load().nvstate_cublaslt_layout(text, types), types.decode())
     return _answer()
 
@@ -265,7 +262,7 @@ def _asked(
 ) -> tuple[int, int, int, int]:
     """Ask about a call; the answer is then `_answer()`. The problem, if wanted."""
     locate.open_library("cublasLt")
-    text, types = _text(attributes), _types(operands, results)
+    text, types = attributes_.text(attributes), _types(operands, results)
     native = library.load()
     m = n = k = batch = 0
     if problem:
@@ -302,20 +299,3 @@ def _types(operands: Types, results: Types) -> bytes:
     return " ".join(
         f"{dtype}[{','.join(str(n) for n in dims)}]" for dtype, dims in (*operands, *results)
     ).encode()
-
-
-def _text(attributes: Attributes) -> bytes:
-    """The attributes as C++ reads them: by the types that JAX would give them."""
-    return "\n".join(_line(name, value) for name, value in attributes.items()).encode()
-
-
-def _line(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return f"{name}\ts\t{value}"
-    if isinstance(value, np.ndarray):
-        letter = {"int64": "I", "uint64": "W", "float64": "D"}.get(value.dtype.name, "?")
-        numbers: Any = value.view(np.uint64) if letter == "D" else value
-        return f"{name}\t{letter}\t{' '.join(str(n) for n in numbers.tolist())}"
-    if isinstance(value, float):
-        return f"{name}\td\t{struct.unpack('=Q', struct.pack('=d', value))[0]}"
-    return f"{name}\ti\t{int(value)}"

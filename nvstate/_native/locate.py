@@ -76,5 +76,8 @@ def in_wheels(name: str) -> Iterator[str]:
     for wheel in WHEELS.get(name, ()):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             for file in importlib.metadata.files(wheel) or ():
-                if file.name in SONAMES[name] and (path := pathlib.Path(str(file.locate()))).exists():
+                if (
+                    file.name in SONAMES[name]
+                    and (path := pathlib.Path(str(file.locate()))).exists()
+                ):
                     yield str(path)

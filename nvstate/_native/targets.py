@@ -9,22 +9,29 @@ import threading
 import jax
 
 from nvstate import errors
-from nvstate._native import library, locate
+from nvstate._native import library, locate, mkl
 
 STAGES = {  # of each target; with initialize, it may be captured in a CUDA graph
     "nvstate_cufft_v1": ("instantiate", "initialize", "execute"),
     "nvstate_cublaslt_matmul_v1": ("instantiate", "initialize", "execute"),
     "nvstate_cublaslt_autotune_v1": ("instantiate", "execute"),
+    "nvstate_cudss_v1": ("instantiate", "execute"),
+    "nvstate_cudss_fused_v1": ("instantiate", "initialize", "execute"),
 }
 STATES = {  # of each target, the type of its state
     "nvstate_cufft_v1": "nvstate.cufft.site.v1",
     "nvstate_cublaslt_matmul_v1": "nvstate.cublaslt.matmul.site.v1",
     "nvstate_cublaslt_autotune_v1": "nvstate.cublaslt.autotune.site.v1",
+    "nvstate_cudss_v1": "nvstate.cudss.site.v1",
+    "nvstate_cudss_fused_v1": "nvstate.cudss.fused.site.v1",
 }
 SPLITS = ("nvstate_cufft_v1", "nvstate_cublaslt_matmul_v1")  # along batch dimensions
 
+CPU = ("nvstate_pardiso_v1",)  # stateless: such a target may be registered before the backend is
+
 _lock = threading.Lock()
 _registered = False
+_registered_cpu = False
 
 
 def register() -> None:
@@ -63,3 +70,23 @@ def register() -> None:
                     continue
                 with contextlib.suppress(errors.LibraryError, RuntimeError, OSError):
                     locate.open_library(name)
+
+
+def register_cpu() -> None:
+    """Register the targets with XLA for CPUs, once per process, and open MKL if it is there.
+
+    A program that is only compiled here needs no MKL; a call without it says so.
+
+    Raises:
+        LibraryError: as `load()`.
+    """
+    global _registered_cpu
+    with _lock:
+        if _registered_cpu:
+            return
+        native = library.load()
+        for target in CPU:
+            handler = jax.ffi.pycapsule(getattr(native, target))
+            jax.ffi.register_ffi_target(target, handler, platform="cpu")
+        _registered_cpu = True
+    mkl.missing()

@@ -113,11 +113,12 @@ System& Ring::Any() {
   return *singles.front();
 }
 
-Facts Ring::FactsOf(const System& system, double seconds) const {
-  Facts facts;
+solver::Facts Ring::FactsOf(const System& system, double seconds) const {
+  solver::Facts facts;
   facts.seconds = seconds;
   facts.factor_nnz = NumberOr(system.Array(abi::CUDSS_DATA_LU_NNZ, sizeof(int64_t)), -1);
-  facts.flops = NumberOr(system.Array(abi::CUDSS_DATA_FLOPS, sizeof(int64_t)), -1);
+  facts.flops =
+      static_cast<double>(NumberOr(system.Array(abi::CUDSS_DATA_FLOPS, sizeof(int64_t)), -1));
   facts.superpanels = NumberOr(
       system.Array(abi::CUDSS_DATA_NSUPERPANELS, static_cast<size_t>(shape_.index_bytes)), -1);
   int64_t estimates[16];
@@ -127,6 +128,7 @@ Facts Ring::FactsOf(const System& system, double seconds) const {
     facts.device_bytes = estimates[0];
     facts.peak_device_bytes = estimates[1];
     facts.host_bytes = estimates[2];
+    facts.peak_host_bytes = estimates[3];
     if (!options_.hybrid_memory.empty()) facts.hybrid_min_bytes = estimates[4];
   }
   return facts;

@@ -38,6 +38,7 @@ Known& Find(std::string_view name) {
        {"libcudss.so.1"},
        "Install it with `pip install \"nvidia-cudss-cu13==1.0.*\"` (CUDA 13) or "
        "`pip install \"nvidia-cudss-cu12==1.0.*\"` (CUDA 12)."},
+      {"mkl", {"libmkl_rt.so.3", "libmkl_rt.so.2"}, "Install it with `pip install mkl`."},
   };
   for (Known& library : *known) {
     if (library.name == name) return library;

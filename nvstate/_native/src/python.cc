@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "nvstate/answer.h"
 #include "nvstate/cache.h"
 #include "nvstate/cufft_plan.h"
 #include "nvstate/error.h"
@@ -22,6 +23,12 @@ Problem ProblemOf(const char* kind, const int64_t* x, const int64_t* y, int ndim
 }
 
 }  // namespace
+
+std::string& LastText() {
+  thread_local std::string text;
+  return text;
+}
+
 }  // namespace nvstate
 
 using nvstate::Cache;
@@ -32,6 +39,8 @@ extern "C" {
 NVS_EXPORT int nvstate_ffi_api_minor() { return XLA_FFI_API_MINOR; }
 
 NVS_EXPORT const char* nvstate_last_error() { return nvstate::LastError(); }
+
+NVS_EXPORT const char* nvstate_last_text() { return nvstate::LastText().c_str(); }
 
 // `path` may be null: then only a copy that this process has loaded already is opened.
 NVS_EXPORT int nvstate_library_open(const char* name, const char* path) {

@@ -5,14 +5,13 @@
 #include <cstring>
 #include <string>
 
+#include "nvstate/answer.h"
 #include "nvstate/cublaslt_algorithm.h"
 #include "nvstate/cublaslt_plan.h"
 #include "nvstate/error.h"
 
 namespace nvstate {
 namespace {
-
-thread_local std::string last_text;
 
 struct Described {
   Described(const char* attributes, const char* buffers)
@@ -61,12 +60,10 @@ abi::cublasLtMatmulAlgo_t AlgorithmOf(const uint64_t* words) {
 
 using nvstate::Called;
 using nvstate::Described;
-using nvstate::last_text;
+using nvstate::LastText;
 namespace cublaslt = nvstate::cublaslt;
 
 extern "C" {
-
-NVS_EXPORT const char* nvstate_last_text() { return last_text.c_str(); }
 
 NVS_EXPORT int nvstate_cublaslt_version(int64_t* version) {
   return Called([&] { *version = nvstate::Opened<cublaslt::Api>().version; });
@@ -77,7 +74,7 @@ NVS_EXPORT int nvstate_device_cache_bytes(int device, int64_t* bytes) {
 }
 
 NVS_EXPORT int nvstate_cublaslt_layout(const char* attributes, const char* buffers) {
-  return Called([&] { last_text = Json(Described(attributes, buffers).layout); });
+  return Called([&] { LastText() = Json(Described(attributes, buffers).layout); });
 }
 
 // `alignment` of the matrices, in place of what calls count on; 0: that.
@@ -90,7 +87,7 @@ NVS_EXPORT int nvstate_cublaslt_heuristic(int device, const char* attributes, co
     const Described call(attributes, buffers);
     const cublaslt::Operation operation(device, call.spec, call.layout);
     nvstate::abi::cublasStatus_t status;
-    last_text = nvstate::List(operation.Heuristic(workspace, limit, &status, alignment),
+    LastText() = nvstate::List(operation.Heuristic(workspace, limit, &status, alignment),
                               [](const auto& candidate) { return nvstate::Json(candidate); });
   });
 }
@@ -100,7 +97,7 @@ NVS_EXPORT int nvstate_cublaslt_diagnose(int device, const char* attributes, con
   return Called([&] {
     const Described call(attributes, buffers);
     const auto diagnosis = cublaslt::Diagnose(device, call.spec, call.layout, workspace);
-    last_text = "{\"helps\": " + nvstate::List(diagnosis.helps, nvstate::Quoted) +
+    LastText() = "{\"helps\": " + nvstate::List(diagnosis.helps, nvstate::Quoted) +
                 ", \"reasons\": " + nvstate::List(diagnosis.reasons, nvstate::Quoted) + "}";
   });
 }
@@ -113,7 +110,7 @@ NVS_EXPORT int nvstate_cublaslt_check(int device, const char* attributes, const 
     const cublaslt::Operation operation(device, call.spec, call.layout);
     nvstate::abi::cublasStatus_t status;
     const auto candidate = operation.Check(nvstate::AlgorithmOf(words), &status);
-    last_text = candidate.has_value() ? nvstate::Json(*candidate) : "null";
+    LastText() = candidate.has_value() ? nvstate::Json(*candidate) : "null";
   });
 }
 
@@ -124,7 +121,7 @@ NVS_EXPORT int nvstate_cublaslt_ids(int device, const char* attributes, const ch
       throw nvstate::Failure(nvstate::Code::kInvalidArgument, "a limit of 1 or more is expected");
     }
     const Described call(attributes, buffers);
-    last_text = nvstate::List(cublaslt::AlgorithmIds(device, call.spec, call.layout, limit),
+    LastText() = nvstate::List(cublaslt::AlgorithmIds(device, call.spec, call.layout, limit),
                               [](int id) { return std::to_string(id); });
   });
 }
@@ -139,11 +136,11 @@ NVS_EXPORT int nvstate_cublaslt_init(int device, const char* attributes, const c
 }
 
 NVS_EXPORT int nvstate_cublaslt_config(const uint64_t* words) {
-  return Called([&] { last_text = cublaslt::ConfigurationJson(nvstate::AlgorithmOf(words)); });
+  return Called([&] { LastText() = cublaslt::ConfigurationJson(nvstate::AlgorithmOf(words)); });
 }
 
 NVS_EXPORT int nvstate_cublaslt_capabilities(const uint64_t* words) {
-  return Called([&] { last_text = cublaslt::CapabilitiesJson(nvstate::AlgorithmOf(words)); });
+  return Called([&] { LastText() = cublaslt::CapabilitiesJson(nvstate::AlgorithmOf(words)); });
 }
 
 NVS_EXPORT int nvstate_cublaslt_configure(uint64_t* words, const char* name, int64_t value) {

@@ -71,21 +71,6 @@ std::vector<int32_t> TreeOf(const std::vector<uint64_t>& words) {  // count, the
   return tree;
 }
 
-// Runs `body` with a value of the element's type.
-template <typename Body>
-auto WithType(Element element, const Body& body) {
-  switch (element) {
-    case Element::kF32:
-      return body(float{});
-    case Element::kF64:
-      return body(double{});
-    case Element::kC64:
-      return body(std::complex<float>{});
-    default:
-      return body(std::complex<double>{});
-  }
-}
-
 template <typename T>
 T Conj(T x) {
   return x;

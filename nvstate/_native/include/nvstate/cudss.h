@@ -85,6 +85,7 @@ class Memory {
   // From here on what is freed stays here for the next of its size, since nothing may be allocated
   // under capture.
   void Keep() { keeps_ = true; }
+  void StopKeeping() { keeps_ = false; }
   void Return(abi::CUstream stream) noexcept;  // what was kept
 
   int64_t bytes() const { return bytes_; }

@@ -14,17 +14,12 @@
 
 #include "nvstate/cache.h"
 #include "nvstate/cudss_system.h"
+#include "nvstate/solver_engine.h"
 #include "nvstate/solver_slots.h"
 
 namespace nvstate::cudss {
 
 using Print = std::array<uint32_t, 4>;  // two lanes, whether values are not finite, 0
-
-struct Facts {  // of an analysis; -1: unknown
-  double seconds = 0;
-  int64_t factor_nnz = -1, flops = -1, superpanels = -1, hybrid_min_bytes = -1;
-  int64_t host_bytes = -1, device_bytes = -1, peak_device_bytes = -1;
-};
 
 // What comes from XLA's stream into the ring's, and back, whatever happens in between: buffers must
 // not be given to others while the ring's stream still uses them.
@@ -70,7 +65,7 @@ class Ring : public NativePlan {
   void OnlySingles() { uniform_ = false; }  // from the next factorization on
   bool IsUniform(int64_t slot) const { return held_[static_cast<size_t>(slot)].all != nullptr; }
 
-  const Facts& facts() const { return facts_; }
+  const solver::Facts& facts() const { return facts_; }
   // An array of the analysis as the library has it; empty: none.
   std::vector<char> Array(abi::cudssDataParam_t parameter, size_t bytes);
 
@@ -97,7 +92,7 @@ class Ring : public NativePlan {
   void SolveWith(System& system, bool transposed, int64_t steps, const void* b, void* x,
                  int64_t columns);
   System& Any();  // one that is analysed
-  Facts FactsOf(const System& system, double seconds) const;
+  solver::Facts FactsOf(const System& system, double seconds) const;
   const char* At(const void* values, int64_t element) const;
 
   std::mutex mutex_;
@@ -112,7 +107,7 @@ class Ring : public NativePlan {
   bool uniform_;
   bool keeps_values_;    // the library reads them in refinement, by the address that it was given
   int64_t lu_nnz_ = -1;  // of one element
-  Facts facts_;
+  solver::Facts facts_;
   Buffer column_;  // two vectors, where the library wants arrays that stay
   std::vector<Held> held_;
   solver::Slots slots_;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <complex>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -39,6 +40,21 @@ const char* NameOf(Element element);
 int64_t BytesOf(Element element);
 bool IsComplex(Element element);
 bool IsSingle(Element element);
+
+// Runs `body` with a zero of the element's type.
+template <typename Body>
+auto WithType(Element element, const Body& body) {
+  switch (element) {
+    case Element::kF32:
+      return body(float{});
+    case Element::kF64:
+      return body(double{});
+    case Element::kC64:
+      return body(std::complex<float>{});
+    default:
+      return body(std::complex<double>{});
+  }
+}
 
 // A CSR pattern where it lies; 4 or 8 bytes for each offset and each index.
 struct Pattern {
