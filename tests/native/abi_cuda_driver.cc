@@ -1,7 +1,5 @@
 // Compares our declarations with the official headers, where those are present.
 
-#include <cstddef>
-
 #include "abi_same.h"
 #include "nvstate/abi/cuda_driver.h"
 // The official ones.

@@ -100,17 +100,6 @@ int DeviceFree(void* memory, void* pointer, size_t bytes, abi::cudaStream_t stre
   return static_cast<Memory*>(memory)->Free(pointer, bytes, stream);
 }
 
-// The library's threading layer lies beside it; without one the analysis has one thread.
-std::string ThreadingLayer() {
-  if (const char* own = std::getenv("CUDSS_THREADING_LIB"); own != nullptr) return own;
-  const char* const path = Library::Path("cudss");
-  std::string file = path == nullptr ? "" : path;
-  const size_t slash = file.rfind('/');
-  if (slash == std::string::npos) return "";
-  file = file.substr(0, slash + 1) + "libcudss_mtlayer_gomp.so.1";
-  return access(file.c_str(), R_OK) == 0 ? file : "";
-}
-
 std::mutex jit_mutex;
 std::string& JitCacheDir() {
   static auto* const folder = new std::string();
@@ -124,13 +113,14 @@ bool UserChoosesJitCache() {  // then the library reads these itself
 
 }  // namespace
 
-Api::Api() {
-  NVS_CHECK(cudssGetProperty(abi::MAJOR_VERSION, &version[0]));
-  NVS_CHECK(cudssGetProperty(abi::MINOR_VERSION, &version[1]));
-  NVS_CHECK(cudssGetProperty(abi::PATCH_LEVEL, &version[2]));
-  if (version[0] == 1 && version[1] == 0) return;
+std::array<int, 3> CheckedVersion(decltype(abi::cudssGetProperty)* get) {
+  std::array<int, 3> version;
+  NVS_CHECK(get(abi::MAJOR_VERSION, &version[0]));
+  NVS_CHECK(get(abi::MINOR_VERSION, &version[1]));
+  NVS_CHECK(get(abi::PATCH_LEVEL, &version[2]));
+  if (version[0] == 1 && version[1] == 0) return version;
   throw Failure(Code::kFailedPrecondition,
-                "cuDSS 1.0 is needed, whose numbers differ from any other version's; found cuDSS " +
+                "cuDSS 1.0 is needed, since its numbers are not those of other versions; found " +
                     std::to_string(version[0]) + "." + std::to_string(version[1]) + "." +
                     std::to_string(version[2]) + " in " + Library::Path("cudss") +
                     ". Install it with `pip install \"nvidia-cudss-cu13==1.0.*\"` (CUDA 13) or "
@@ -299,6 +289,16 @@ void ThrowExhausted(const Context& context, const char* call) {
 void CheckCall(const Context& context, abi::cudssStatus_t status, const char* call) {
   if (status == abi::CUDSS_STATUS_ALLOC_FAILED) ThrowExhausted(context, call);
   Check(status, call);
+}
+
+std::string ThreadingLayer() {
+  if (const char* own = std::getenv("CUDSS_THREADING_LIB"); own != nullptr) return own;
+  const char* const path = Library::Path("cudss");
+  std::string file = path == nullptr ? "" : path;
+  const size_t slash = file.rfind('/');
+  if (slash == std::string::npos) return "";
+  file = file.substr(0, slash + 1) + "libcudss_mtlayer_gomp.so.1";
+  return access(file.c_str(), R_OK) == 0 ? file : "";
 }
 
 void SetJitCacheDir(const std::string& folder) {

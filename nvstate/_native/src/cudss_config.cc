@@ -157,8 +157,10 @@ void Config::SetAll(const Options& o, int64_t batch, int64_t device_bytes) {
   number(abi::CUDSS_CONFIG_USE_CUDA_REGISTER_MEMORY, o.register_host_memory,
          "register_host_memory");
   if (o.max_lu_nnz != -1) Set(abi::CUDSS_CONFIG_MAX_LU_NNZ, o.max_lu_nnz, "max_lu_nnz");
-  number(abi::CUDSS_CONFIG_HOST_NTHREADS, o.host_threads == 0 ? solver::CpuCount() : o.host_threads,
-         "host_threads");
+  if (o.host_threads != 0 || !ThreadingLayer().empty()) {
+    number(abi::CUDSS_CONFIG_HOST_NTHREADS,
+           o.host_threads != 0 ? o.host_threads : solver::CpuCount(), "host_threads");
+  }
   if (!o.hybrid_memory.empty()) {
     Set(abi::CUDSS_CONFIG_HYBRID_MEMORY_MODE, int32_t{1}, "hybrid_memory");
     if (o.hybrid_memory != "on") {

@@ -182,7 +182,6 @@ void System::MakeDense(int64_t k) {
 }
 
 void System::Execute(int phase, abi::cudssMatrix_t x, abi::cudssMatrix_t b) {
-  NVS_CUDSS(context_, cudssSetStream, context_.handle(), context_.stream());
   const abi::cudssStatus_t status =
       context_.api().cudssExecute(context_.handle(), phase, config_, data_, matrix_, x, b);
   const char* const name = phase == abi::CUDSS_PHASE_ANALYSIS        ? "cudssExecute(ANALYSIS)"
@@ -244,10 +243,10 @@ std::vector<char> System::Array(abi::cudssDataParam_t parameter, size_t bytes) c
   size_t written = 0;
   const abi::cudssStatus_t status = context_.api().cudssDataGet(
       context_.handle(), data_, parameter, array.data(), array.size(), &written);
-  if (status == abi::CUDSS_STATUS_NOT_SUPPORTED || status == abi::CUDSS_STATUS_INVALID_VALUE) {
-    return {};  // so it says that these options give none
-  }
-  CheckCall(context_, status, "cudssDataGet");
+  if (status == abi::CUDSS_STATUS_ALLOC_FAILED) ThrowExhausted(context_, "cudssDataGet");
+  // Options that give no such array are told by one status or another. A device that failed is
+  // told by the next call too.
+  if (status != abi::CUDSS_STATUS_SUCCESS) return {};
   array.resize(written < bytes ? written : bytes);
   return array;
 }

@@ -4,6 +4,7 @@
 #ifndef NVSTATE_CUDSS_H_
 #define NVSTATE_CUDSS_H_
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <map>
@@ -24,9 +25,14 @@ Code CodeOf(cudssStatus_t status);
 
 namespace cudss {
 
+// Throws kFailedPrecondition unless it is 1.0.
+std::array<int, 3> CheckedVersion(decltype(abi::cudssGetProperty)* get);
+
 struct Api {
   Library library{"cudss"};
   NVS_SYMBOL(cudssGetProperty)
+  // Before the rest is looked up, which other versions may lack.
+  const std::array<int, 3> version = CheckedVersion(cudssGetProperty);
   NVS_SYMBOL(cudssCreate)
   NVS_SYMBOL(cudssDestroy)
   NVS_SYMBOL(cudssSetStream)
@@ -46,8 +52,6 @@ struct Api {
   NVS_SYMBOL(cudssMatrixDestroy)
   NVS_SYMBOL(cudssMatrixSetValues)
   NVS_SYMBOL(cudssExecute)
-  int version[3];
-  Api();  // throws kFailedPrecondition unless it is 1.0
 };
 
 struct StreamDriver {  // of the driver, what only this library's memory and streams need
@@ -169,6 +173,9 @@ void FillNan(void* to, size_t bytes, abi::CUstream stream);     // 0xFF in every
 void CheckCall(const Context& context, abi::cudssStatus_t status, const char* call);
 #define NVS_CUDSS(context, function, ...) \
   ::nvstate::cudss::CheckCall((context), (context).api().function(__VA_ARGS__), #function)
+
+// The file of the library's threading layer; empty: there is none, and the analysis has one thread.
+std::string ThreadingLayer();
 
 void SetJitCacheDir(const std::string& folder);  // of handles made from here on
 
