@@ -27,7 +27,7 @@ class Library {
   // A library once open stays as it is.
   static void Open(const char* name, const char* path);
   static void Hint(const char* name, const char* path);  // where to look when it is first used
-  static const char* Path(const char* name);  // nullptr if it is not open
+  static const char* Path(const char* name);             // nullptr if it is not open
 
  private:
   void* Address(const char* symbol) const;
