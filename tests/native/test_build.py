@@ -22,8 +22,8 @@ SANITIZED = {
     "cache": ["cache"],
     "site": ["attributes", "cache", "dtypes", "error", "ffi"],
     "cudss": [
-        *("attributes", "cache", "cudss", "cudss_config", "cudss_ring", "cudss_system", "device"),
-        *("error", "library", "solver", "solver_slots"),
+        *("attributes", "cache", "cudss", "cudss_config", "cudss_ring", "cudss_ring_solve"),
+        *("cudss_system", "device", "error", "library", "solver", "solver_slots"),
     ],
     "matmul": [
         *("attributes", "cache", "cublaslt_operation", "cublaslt_plan", "cublaslt_query", "device"),

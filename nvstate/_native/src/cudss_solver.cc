@@ -17,8 +17,8 @@
 #include <utility>
 #include <vector>
 
+#include "nvstate/cudss_call.h"
 #include "nvstate/cudss_ring.h"
-#include "nvstate/ffi.h"
 
 namespace nvstate::cudss {
 namespace {
@@ -51,100 +51,6 @@ struct Row {  // of a batch: what is known of its values
 };
 
 [[noreturn]] void Invalid(const std::string& text) { throw Failure(Code::kInvalidArgument, text); }
-
-int BytesOfIndex(ffi::AnyBuffer buffer, const char* name) {
-  if (buffer.element_type() == ffi::S32) return 4;
-  if (buffer.element_type() == ffi::S64) return 8;
-  Invalid(std::string(name) + " is int32 or int64, got " + TypeOf(buffer));
-}
-
-// The buffers of a call, checked against each other.
-class Buffers {
- public:
-  Buffers(const Spec& spec, ffi::RemainingArgs args, ffi::RemainingRets rets)
-      : request_(spec.request), args_(args), rets_(rets) {
-    const Phase phase = request_.call.phase;
-    has_b_ = phase == Phase::kSolve || phase == Phase::kFactorizeSolve;
-    const bool checks = phase == Phase::kSolve || phase == Phase::kDiagonal;
-    const bool is_nan = phase == Phase::kSolve && request_.call.on_stale == solver::OnStale::kNan;
-    const size_t results = phase == Phase::kFactorizeSolve        ? 3
-                           : phase == Phase::kFactorize || is_nan ? 2
-                                                                  : 1;
-    if (args.size() != (has_b_ ? 7u : 6u) || rets.size() != results) {
-      Invalid(std::to_string(has_b_ ? 7 : 6) + " operands and " + std::to_string(results) +
-              " results expected, got " + std::to_string(args.size()) + " and " +
-              std::to_string(rets.size()));
-    }
-    const auto values = arg(4).dimensions();
-    const auto indptr = arg(0).dimensions();
-    if (values.size() != 2 || indptr.size() != 1 || arg(1).dimensions().size() != 1 ||
-        arg(1).dimensions()[0] != values[1]) {
-      Invalid("indptr [n+1], indices [nnz] and values [B, nnz] expected");
-    }
-    shape_ = {indptr[0] - 1,
-              values[1],
-              values[0],
-              ElementOf(arg(4)),
-              BytesOfIndex(arg(0), "indptr"),
-              BytesOfIndex(arg(1), "indices")};
-    Expect(arg(5), ffi::U32, {shape_.batch, checks ? 12 : 4}, checks ? "check" : "prints");
-    if (has_b_) {
-      const auto dims = arg(6).dimensions();
-      k_ = dims.size() == 3 ? dims[1] : 0;
-      Expect(arg(6), arg(4).element_type(), {shape_.batch, k_, shape_.n}, "b");
-      Expect(ret(0), arg(4).element_type(), {shape_.batch, k_, shape_.n}, "x");
-    }
-    if (phase == Phase::kFactorize || phase == Phase::kFactorizeSolve) {
-      Expect(ticket(), ffi::U32, {shape_.batch, 8}, "ticket");
-      Expect(info(), ffi::S32, {shape_.batch, 8}, "info");
-    }
-    if (is_nan) Expect(ret(1), ffi::U32, {shape_.batch, 4}, "the hidden result");
-    if (phase == Phase::kDiagonal) {
-      Expect(ret(0), arg(4).element_type(), {shape_.batch, shape_.n}, "the diagonal");
-    }
-    Optional(arg(2), ffi::S32, shape_.n, !request_.options.permutation.none(), "permutation");
-    Optional(arg(3), arg(4).element_type(), shape_.nnz, !request_.options.reference.none(),
-             "reference");
-  }
-
-  const Shape& shape() const { return shape_; }
-  int64_t k() const { return k_; }
-  ffi::AnyBuffer arg(size_t i) const { return *args_.get<ffi::AnyBuffer>(i); }
-  ffi::AnyBuffer ret(size_t i) const { return **rets_.get<ffi::AnyBuffer>(i); }
-  ffi::AnyBuffer ticket() const { return ret(has_b_ ? 1 : 0); }
-  ffi::AnyBuffer info() const { return ret(has_b_ ? 2 : 1); }
-  const void* values() const { return arg(4).untyped_data(); }
-  const char* b(int64_t element) const { return At(arg(6), element, k_); }
-  char* x(int64_t element) const { return At(ret(0), element, k_); }
-  char* diagonal(int64_t element) const { return At(ret(0), element, 1); }
-
- private:
-  static solver::Element ElementOf(ffi::AnyBuffer values) {
-    return solver::ElementNamed(NameOf(nvstate::TypedOf(values).type));
-  }
-  static void Expect(ffi::AnyBuffer buffer, ffi::DataType type, const std::vector<int64_t>& dims,
-                     const char* name) {
-    const auto found = buffer.dimensions();
-    if (buffer.element_type() != type || found.size() != dims.size() ||
-        !std::equal(dims.begin(), dims.end(), found.begin())) {
-      Invalid(std::string(name) + " has the wrong type: " + TypeOf(buffer));
-    }
-  }
-  static void Optional(ffi::AnyBuffer buffer, ffi::DataType type, int64_t size, bool present,
-                       const char* name) {
-    Expect(buffer, present ? type : buffer.element_type(), {present ? size : 0}, name);
-  }
-  char* At(ffi::AnyBuffer buffer, int64_t element, int64_t rows) const {
-    return static_cast<char*>(buffer.untyped_data()) + element * rows * shape_.vector_bytes();
-  }
-
-  const solver::Request& request_;
-  const ffi::RemainingArgs args_;
-  const ffi::RemainingRets rets_;
-  bool has_b_;
-  Shape shape_{};
-  int64_t k_ = 1;
-};
 
 class Run {  // one execution
  public:
@@ -389,7 +295,7 @@ ffi::Error Execute(abi::CUstream stream, int32_t device, Site* site, ffi::RunId 
   return Guard(
       "direct_solver", [&] { return Describe(args); },
       [&] {
-        const Buffers buffers(site->spec(), args, rets);
+        const Buffers buffers(site->spec().request, args, rets);
         if (buffers.shape().batch == 0) return;
         OnDevice on(device);
         Run one(site->spec(), stream, device, run.run_id, buffers);
