@@ -26,6 +26,13 @@ from nvstate._native.cublaslt import (
     cublaslt_layout,
     cublaslt_version,
 )
+from nvstate._native.cudss import (
+    cudss_config,
+    cudss_jit_cache,
+    cudss_version,
+    solver_register,
+    solver_registered_bytes,
+)
 from nvstate._native.cufft import (
     Layout,
     Side,
@@ -72,6 +79,9 @@ __all__ = [
     "cublaslt_l2_bytes",
     "cublaslt_layout",
     "cublaslt_version",
+    "cudss_config",
+    "cudss_jit_cache",
+    "cudss_version",
     "cufft_estimate",
     "cufft_layout",
     "cufft_plan",
@@ -86,4 +96,6 @@ __all__ = [
     "solver_array",
     "solver_count",
     "solver_counts",
+    "solver_register",
+    "solver_registered_bytes",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
+import pathlib
 from collections.abc import Iterator
 
 from cuda import pathfinder
@@ -23,6 +25,7 @@ INSTALL = {
     "cudss": 'Install it with `pip install "nvidia-cudss-cu13==1.0.*"` (CUDA 13) or '
     '`pip install "nvidia-cudss-cu12==1.0.*"` (CUDA 12).',
 }
+WHEELS = {"cudss": ("nvidia-cudss-cu13", "nvidia-cudss-cu12")}  # not known to every pathfinder
 
 
 def open_library(name: str) -> str:
@@ -61,7 +64,20 @@ def open_library(name: str) -> str:
 
 def _candidates(name: str) -> Iterator[str]:
     """Files to try; sonames are left to the system's loader."""
+    yield from in_wheels(name)
     with contextlib.suppress(pathfinder.DynamicLibNotFoundError):
         if path := pathfinder.load_nvidia_dynamic_lib(name).abs_path:
             yield path
     yield from SONAMES[name]
+
+
+def in_wheels(name: str) -> Iterator[str]:
+    """Files of installed wheels, found without loading one."""
+    for wheel in WHEELS.get(name, ()):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            for file in importlib.metadata.files(wheel) or ():
+                if (
+                    file.name in SONAMES[name]
+                    and (path := pathlib.Path(str(file.locate()))).exists()
+                ):
+                    yield str(path)

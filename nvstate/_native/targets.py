@@ -15,11 +15,15 @@ STAGES = {  # of each target; with initialize, it may be captured in a CUDA grap
     "nvstate_cufft_v1": ("instantiate", "initialize", "execute"),
     "nvstate_cublaslt_matmul_v1": ("instantiate", "initialize", "execute"),
     "nvstate_cublaslt_autotune_v1": ("instantiate", "execute"),
+    "nvstate_cudss_v1": ("instantiate", "execute"),
+    "nvstate_cudss_fused_v1": ("instantiate", "initialize", "execute"),
 }
 STATES = {  # of each target, the type of its state
     "nvstate_cufft_v1": "nvstate.cufft.site.v1",
     "nvstate_cublaslt_matmul_v1": "nvstate.cublaslt.matmul.site.v1",
     "nvstate_cublaslt_autotune_v1": "nvstate.cublaslt.autotune.site.v1",
+    "nvstate_cudss_v1": "nvstate.cudss.site.v1",
+    "nvstate_cudss_fused_v1": "nvstate.cudss.fused.site.v1",
 }
 SPLITS = ("nvstate_cufft_v1", "nvstate_cublaslt_matmul_v1")  # along batch dimensions
 
@@ -63,6 +67,9 @@ def register() -> None:
             for name in PRELOADED:
                 with contextlib.suppress(errors.LibraryError, RuntimeError, OSError):
                     locate.open_library(name)
+            for name in locate.WHEELS:  # where to look, should a program that was read here ask
+                for path in locate.in_wheels(name):
+                    library.check(native.nvstate_library_hint(name.encode(), path.encode()))
 
 
 def register_cpu() -> None:

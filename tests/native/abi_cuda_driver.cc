@@ -28,6 +28,18 @@ FUNCTION(cuEventCreate)
 FUNCTION(cuEventDestroy_v2)
 FUNCTION(cuEventRecord)
 FUNCTION(cuStreamSynchronize)
+FUNCTION(cuMemcpyDtoHAsync_v2)
+FUNCTION(cuMemAllocHost_v2)
+FUNCTION(cuMemFreeHost)
+FUNCTION(cuMemPoolCreate)
+FUNCTION(cuMemPoolDestroy)
+FUNCTION(cuMemPoolSetAttribute)
+FUNCTION(cuMemPoolTrimTo)
+FUNCTION(cuMemAllocFromPoolAsync)
+FUNCTION(cuMemFreeAsync)
+FUNCTION(cuStreamWaitEvent)
+FUNCTION(cuStreamIsCapturing)
+FUNCTION(cuMemsetD32Async)
 // CUDA 13's header renames it to a version that older drivers lack; both take the same.
 #ifdef cuEventElapsedTime
 #undef cuEventElapsedTime
@@ -54,4 +66,18 @@ VALUE(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED)
 VALUE(CU_STREAM_CAPTURE_MODE_RELAXED)
 VALUE(CU_STREAM_NON_BLOCKING)
 VALUE(CU_EVENT_DEFAULT)
+VALUE(CU_EVENT_DISABLE_TIMING)
+VALUE(CU_STREAM_CAPTURE_STATUS_NONE)
+VALUE(CU_MEM_ALLOCATION_TYPE_PINNED)
+VALUE(CU_MEM_HANDLE_TYPE_NONE)
+VALUE(CU_MEM_LOCATION_TYPE_DEVICE)
+VALUE(CU_MEMPOOL_ATTR_RELEASE_THRESHOLD)
 VALUE(CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)
+
+using OurProps = nvstate::abi::CUmemPoolProps;
+using TheirProps = CUmemPoolProps;
+static_assert(sizeof(OurProps) == sizeof(TheirProps));
+static_assert(offsetof(OurProps, allocType) == offsetof(TheirProps, allocType));
+static_assert(offsetof(OurProps, handleTypes) == offsetof(TheirProps, handleTypes));
+static_assert(offsetof(OurProps, location.id) == offsetof(TheirProps, location.id));
+static_assert(offsetof(OurProps, maxSize) == offsetof(TheirProps, maxSize));

@@ -4,6 +4,7 @@
 #ifndef NVSTATE_TESTS_ABI_SAME_H_
 #define NVSTATE_TESTS_ABI_SAME_H_
 
+#include <cstddef>
 #include <type_traits>
 
 // Opaque structs and enums are equal by what a caller passes: a pointer, an int. All else must be

@@ -22,6 +22,10 @@ SANITIZED = {
     "cache": ["cache"],
     "site": ["attributes", "cache", "dtypes", "error", "ffi"],
     "solver": ["attributes", "cache", "error", "solver", "solver_slots"],
+    "cudss": [
+        *("attributes", "cache", "cudss", "cudss_config", "cudss_ring", "cudss_ring_solve"),
+        *("cudss_system", "device", "error", "library", "solver", "solver_slots"),
+    ],
     "matmul": [
         *("attributes", "cache", "cublaslt_operation", "cublaslt_plan", "cublaslt_query", "device"),
         *("dtypes", "error", "library", "matmul", "matmul_layout", "matmul_problem"),
@@ -143,6 +147,11 @@ def test_threads_that_multiply(tmp_path, compiled):
     assert sanitized(tmp_path, compiled, "matmul", build_fake(tmp_path)) == "ok\n"
 
 
+def test_rings_of_cudss(tmp_path, compiled):
+    """With a driver whose memory is the host's, and a cuDSS that factorizes densely."""
+    assert sanitized(tmp_path, compiled, "cudss", build_fake(tmp_path, "fake_cudss")) == "ok\n"
+
+
 def sanitized(folder, compiled, program, *args):
     """What a test program prints under the thread sanitizer."""
     binary = folder / program
@@ -154,14 +163,14 @@ def sanitized(folder, compiled, program, *args):
     return run(*prefix, binary, *args)
 
 
-def build_fake(folder):
-    """The library of fake_cuda.cc."""
+def build_fake(folder, name="fake_cuda"):
+    """The library of fake_cuda.cc or fake_cudss.cc."""
     library = folder / "libfake.so"
     run(
         tool("g++"),
         *WARNINGS,
         *("-O1", "-g", "-fPIC", "-shared", f"-I{NATIVE / 'include'}"),
-        HERE / "fake_cuda.cc",
+        HERE / f"{name}.cc",
         *("-ldl", "-o", library),
     )
     return library
@@ -176,7 +185,9 @@ def official_headers(source):
     folders += [pathlib.Path("/usr/local/cuda/include"), pathlib.Path(sys.prefix) / "include"]
     for name in re.findall(r"#include <(.*)>", source.read_text()):
         if not any((folder / name).exists() for folder in folders):
-            wheels = "nvidia-cufft nvidia-cublas nvidia-cuda-runtime mkl-include"
+            wheels = (
+                "nvidia-cufft nvidia-cublas nvidia-cuda-runtime nvidia-cudss-cu13 mkl-include"
+            )
             pytest.skip(f"no official {name}: `pip install {wheels}`")
     return [folder for folder in folders if folder.is_dir()]
 

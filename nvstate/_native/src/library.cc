@@ -16,6 +16,7 @@ struct Known {
   std::string_view name;
   std::vector<const char*> sonames;  // the newest first
   const char* advice;
+  std::string hint = {};  // a file to try before the loader's path
   void* handle = nullptr;
   std::string path = {};
 };
@@ -73,7 +74,8 @@ std::string Sonames(const Known& library) {
 Library::Library(const char* name) : name_(name) {
   std::lock_guard lock(mutex);
   Known& library = Find(name);
-  if (library.handle == nullptr && !TrySonames(library, RTLD_NOLOAD) && !TrySonames(library, 0)) {
+  if (library.handle == nullptr && !TrySonames(library, RTLD_NOLOAD) &&
+      (library.hint.empty() || !Try(library, library.hint.c_str(), 0)) && !TrySonames(library, 0)) {
     throw Failure(Code::kNotFound,
                   std::string(name) + " was not found: searched for " + Sonames(library) +
                       " in this process and on the loader's path. " + library.advice);
@@ -90,6 +92,11 @@ void Library::Open(const char* name, const char* path) {
     throw Failure(Code::kNotFound, "this process has loaded none of " + Sonames(library));
   }
   if (!Try(library, path, 0)) throw Failure(Code::kNotFound, dlerror());
+}
+
+void Library::Hint(const char* name, const char* path) {
+  std::lock_guard lock(mutex);
+  Find(name).hint = path;
 }
 
 const char* Library::Path(const char* name) {

@@ -47,6 +47,10 @@ NVS_EXPORT int nvstate_library_open(const char* name, const char* path) {
   return Called([&] { nvstate::Library::Open(name, path); });
 }
 
+NVS_EXPORT int nvstate_library_hint(const char* name, const char* path) {
+  return Called([&] { nvstate::Library::Hint(name, path); });
+}
+
 NVS_EXPORT const char* nvstate_library_path(const char* name) {
   const char* path = nullptr;
   Called([&] { path = nvstate::Library::Path(name); });

@@ -26,7 +26,8 @@ class Library {
   // Opens the copy at `path`; with nullptr only one that this process has loaded already (XLA's).
   // A library once open stays as it is.
   static void Open(const char* name, const char* path);
-  static const char* Path(const char* name);  // nullptr if it is not open
+  static void Hint(const char* name, const char* path);  // where to look when it is first used
+  static const char* Path(const char* name);             // nullptr if it is not open
 
  private:
   void* Address(const char* symbol) const;

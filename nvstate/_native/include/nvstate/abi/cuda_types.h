@@ -18,6 +18,7 @@ enum cudaDataType : int {
   CUDA_R_8U = 8,
   CUDA_R_32I = 10,
   CUDA_R_16BF = 14,
+  CUDA_R_64I = 24,
   CUDA_R_8F_E4M3 = 28,
   CUDA_R_8F_E5M2 = 29,
   CUDA_R_8F_UE8M0 = 30,

@@ -1,0 +1,319 @@
+#include "nvstate/cudss_ring.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <utility>
+
+namespace nvstate::cudss {
+namespace {
+
+using solver::Numerics;
+
+bool HasInertia(const solver::Options& options) {
+  return options.matrix_type == solver::MatrixType::kSymmetric ||
+         options.matrix_type == solver::MatrixType::kHermitian;
+}
+
+// The library's uniform batches take none of these. Of a batch it tells one number of pivots, one
+// inertia: where each element wants its own, or its own pivots, it has its own data object.
+bool MayBeUniform(const solver::Options& o, int64_t batch) {
+  return batch > 1 && o.matching == "none" && !o.deterministic && o.hybrid_memory.empty() &&
+         !o.hybrid_execute && !IsColamd(o) && !o.reuse_pivots && !HasInertia(o);
+}
+
+int64_t NumberOr(const std::vector<char>& bytes, int64_t other) {
+  if (bytes.empty()) return other;
+  int64_t number = 0;
+  std::memcpy(&number, bytes.data(), std::min(bytes.size(), sizeof(number)));
+  return number;
+}
+
+}  // namespace
+
+Branch::~Branch() {
+  try {
+    context_.Join(xla_);
+  } catch (...) {
+    // XLA's stream cannot be told to wait. So the host does, and if that fails too, the device is
+    // lost and nothing runs any more.
+    try {
+      context_.Wait();
+    } catch (...) {
+    }
+  }
+}
+
+Ring::Ring(int device, const solver::Options& options, const Shape& shape,
+           const HostPattern& pattern, const void* reference)
+    : options_(options),
+      shape_(shape),
+      context_(device),
+      pattern_(std::in_place, context_, pattern),
+      order_(Order::Given(options, pattern)),
+      single_(options, 0, TotalBytes()),
+      uniform_(MayBeUniform(options, shape.batch)),
+      keeps_values_(options.refinement_steps > 0 || options.hybrid_execute),
+      slots_(options.slots, shape.batch) {
+  const solver::Digest found = reference == nullptr
+                                   ? solver::Digest{}
+                                   : solver::ReferenceDigest(shape.element, reference, shape.nnz);
+  solver::CheckDigest("reference values", options.reference, found);
+  if (options.matching != "none" && reference == nullptr) {
+    throw Failure(Code::kInvalidArgument, "matching `" + options.matching +
+                                              "` goes by values: plan with A's, which are then "
+                                              "kept as reference");
+  }
+  if (reference != nullptr) {
+    reference_ = Buffer(context_, reference, static_cast<size_t>(shape.value_bytes()));
+  }
+  if (uniform_) batched_.emplace(options, shape.batch, TotalBytes());
+  if (options.hybrid_execute) {
+    column_ = Buffer(context_, static_cast<size_t>(2 * shape.vector_bytes()));
+  }
+  const auto start = std::chrono::steady_clock::now();
+  if (uniform_) held_.emplace_back().all = Analyzed(*batched_);
+  const System& first = Any();
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  facts_ = FactsOf(first, taken.count());
+  // Of matching's permutation the user's would be a part too: there an analysis is made anew.
+  if (order_.permutation.empty() && options.matching == "none" && !IsColamd(options)) {
+    order_ = first.Replay();
+  }
+}
+
+Ring::~Ring() {
+  try {
+    OnDevice on(context_.device());
+    context_.Wait();
+    held_.clear();
+    column_ = Buffer();
+    reference_ = Buffer();
+    pattern_.reset();
+  } catch (...) {  // the driver has shut down
+  }
+}
+
+std::unique_ptr<System> Ring::Analyzed(Config& config) {
+  return std::make_unique<System>(context_, shape_, options_, *pattern_, config, reference_.data(),
+                                  order_);
+}
+
+System& Ring::Any() {
+  for (const Held& held : held_) {
+    if (held.all != nullptr) return *held.all;
+    for (const auto& single : held.singles) {
+      if (single != nullptr) return *single;
+    }
+  }
+  if (held_.empty()) held_.emplace_back();  // a failure has dropped them
+  auto& singles = held_.front().singles;
+  singles.resize(static_cast<size_t>(shape_.batch));
+  singles.front() = Analyzed(single_);
+  return *singles.front();
+}
+
+solver::Facts Ring::FactsOf(const System& system, double seconds) const {
+  solver::Facts facts;
+  facts.seconds = seconds;
+  facts.factor_nnz = NumberOr(system.Array(abi::CUDSS_DATA_LU_NNZ, sizeof(int64_t)), -1);
+  facts.flops =
+      static_cast<double>(NumberOr(system.Array(abi::CUDSS_DATA_FLOPS, sizeof(int64_t)), -1));
+  facts.superpanels = NumberOr(
+      system.Array(abi::CUDSS_DATA_NSUPERPANELS, static_cast<size_t>(shape_.index_bytes)), -1);
+  int64_t estimates[16];
+  const std::vector<char> bytes = system.Array(abi::CUDSS_DATA_MEMORY_ESTIMATES, sizeof(estimates));
+  if (bytes.size() == sizeof(estimates)) {
+    std::memcpy(estimates, bytes.data(), sizeof(estimates));
+    facts.device_bytes = estimates[0];
+    facts.peak_device_bytes = estimates[1];
+    facts.host_bytes = estimates[2];
+    facts.peak_host_bytes = estimates[3];
+    if (!options_.hybrid_memory.empty()) facts.hybrid_min_bytes = estimates[4];
+  }
+  return facts;
+}
+
+std::vector<char> Ring::Array(abi::cudssDataParam_t parameter, size_t bytes) {
+  if (parameter == abi::CUDSS_DATA_ND_PARTITION_TREE) return Any().Tree();
+  return Any().Array(parameter, bytes);
+}
+
+const char* Ring::At(const void* values, int64_t element) const {
+  return static_cast<const char*>(values) + element * shape_.value_bytes();
+}
+
+bool Ring::CanGrow() const {
+  return context_.memory().bytes() / std::max<int64_t>(slots_.size(), 1) <=
+         static_cast<int64_t>(FreeBytes());
+}
+
+Ring::Held& Ring::Prepared(int64_t slot) {
+  const auto at = static_cast<size_t>(slot);
+  if (held_.size() <= at) held_.resize(at + 1);
+  Held& held = held_[at];
+  if (uniform_) {
+    if (held.all == nullptr) held.all = Analyzed(*batched_);
+  } else {
+    held.all.reset();
+    held.singles.resize(static_cast<size_t>(shape_.batch));
+    for (auto& single : held.singles) {
+      if (single == nullptr) single = Analyzed(single_);
+    }
+  }
+  if (keeps_values_ && held.values.bytes() == 0) {
+    held.values = Buffer(context_, static_cast<size_t>(shape_.batch * shape_.value_bytes()));
+  }
+  return held;
+}
+
+int64_t Ring::Factorize(int64_t run, const void* values, const std::vector<Print>& prints) {
+  const int64_t at = slots_.Choose(run, [this] { return CanGrow(); });
+  std::vector<Numerics> numerics;
+  try {
+    numerics = Attempt(at, values, prints);
+  } catch (...) {
+    // What the library leaves behind is not known, and its memory may be what is missing.
+    if (static_cast<size_t>(at) < held_.size()) held_[static_cast<size_t>(at)] = Held{};
+    throw;
+  }
+  std::vector<std::array<uint32_t, 2>> fingerprints;
+  for (const Print& print : prints) fingerprints.push_back({print[0], print[1]});
+  slots_.Fill(at, run, std::move(numerics), std::move(fingerprints));
+  return at;
+}
+
+std::vector<Numerics> Ring::Attempt(int64_t slot, const void* values,
+                                    const std::vector<Print>& prints) {
+  for (;;) {
+    bool again = false;
+    Held& held = Prepared(slot);
+    const void* from = values;
+    if (keeps_values_) {
+      CopyOnDevice(held.values.data(), values, held.values.bytes(), context_.stream());
+      from = held.values.data();
+    }
+    std::vector<Numerics> numerics = held.all != nullptr
+                                         ? FactorizeAll(held, from, prints, &again)
+                                         : FactorizeSingles(held, from, prints, &again);
+    if (!again) return numerics;
+  }
+}
+
+std::vector<Numerics> Ring::FactorizeAll(Held& held, const void* values,
+                                         const std::vector<Print>& prints, bool* again) {
+  std::vector<Numerics> numerics(prints.size());
+  bool any_finite = false;
+  for (size_t i = 0; i < prints.size(); ++i) {
+    if (prints[i][2] != 0) numerics[i].status = solver::kNotFinite;
+    any_finite |= prints[i][2] == 0;
+  }
+  if (!any_finite) return numerics;
+  batched_->SetElement(-1);
+  held.all->ResetInfo();
+  held.all->Factorize(values, false);
+  solver::Counters::Global().factorizations += shape_.batch;
+  const Outcome outcome = held.all->Result(false);
+  if (outcome.info != 0 || outcome.pivots != 0) {
+    // The sums do not say whose, and after one that is not definite later ones come out wrong. This
+    // ring's batches are factorized one by one from here on.
+    uniform_ = false;
+    *again = true;
+    return {};
+  }
+  for (Numerics& one : numerics) {
+    if (!one.failed()) one.lu_nnz = std::max<int64_t>(facts_.factor_nnz, 0);
+  }
+  return numerics;
+}
+
+void Ring::FactorizeOne(System& system, const void* values) {
+  auto& counters = solver::Counters::Global();
+  if (options_.reuse_pivots && !system.referenced) {
+    system.ResetInfo();
+    system.Factorize(reference_.data(), false);
+    system.referenced = true;
+    ++counters.factorizations;
+  }
+  system.ResetInfo();
+  system.Factorize(values, options_.reuse_pivots);
+  ++(options_.reuse_pivots ? counters.refactorizations : counters.factorizations);
+}
+
+std::vector<Numerics> Ring::FactorizeSingles(Held& held, const void* values,
+                                             const std::vector<Print>& prints, bool* again) {
+  std::vector<Numerics> numerics(prints.size());
+  for (size_t i = 0; i < prints.size(); ++i) {  // all are enqueued before one is waited for
+    if (prints[i][2] != 0) {
+      numerics[i].status = solver::kNotFinite;
+    } else {
+      FactorizeOne(*held.singles[i], At(values, static_cast<int64_t>(i)));
+    }
+  }
+  for (size_t i = 0; i < prints.size(); ++i) {
+    if (numerics[i].failed()) continue;
+    System& system = *held.singles[i];
+    numerics[i] = NumericsOf(system, system.Result(HasInertia(options_)));
+    if (numerics[i].status != solver::kPerturbed) continue;
+    if (StepsOf(numerics[i]) > 0 && !keeps_values_) {
+      keeps_values_ = true;  // and factorize again, from what the refinement may read later
+      *again = true;
+      return {};
+    }
+    Probe(system, At(values, static_cast<int64_t>(i)), numerics[i]);
+  }
+  return numerics;
+}
+
+Numerics Ring::NumericsOf(System& system, const Outcome& outcome) {
+  Numerics numerics;
+  numerics.lu_nnz = facts_.factor_nnz;
+  if (IsColamd(options_) || numerics.lu_nnz < 0) {  // else the analysis knows it
+    numerics.lu_nnz = NumberOr(system.Array(abi::CUDSS_DATA_LU_NNZ, sizeof(int64_t)), 0);
+  }
+  numerics.perturbed_pivots = static_cast<int32_t>(outcome.pivots);
+  numerics.positive = static_cast<int32_t>(outcome.positive);
+  numerics.negative = static_cast<int32_t>(outcome.negative);
+  if (outcome.info != 0) {
+    numerics.status = options_.is_definite() ? solver::kNotDefinite : solver::kBreakdown;
+    numerics.failing_pivot = static_cast<int32_t>(outcome.info - 1);  // in the engine's order
+  } else if (outcome.pivots > 0) {
+    numerics.status = solver::kPerturbed;
+  }
+  return numerics;
+}
+
+void Ring::Probe(System& system, const void* values, Numerics& numerics) {
+  const auto size = [](int64_t bytes) { return static_cast<size_t>(bytes); };
+  std::vector<char> indptr(size((shape_.n + 1) * shape_.offset_bytes));
+  std::vector<char> indices(size(shape_.nnz * shape_.index_bytes));
+  std::vector<char> host(size(shape_.value_bytes()));
+  std::vector<char> vector(size(shape_.vector_bytes()));
+  context_.Read(indptr.data(), pattern_->indptr(), indptr.size(), context_.stream());
+  context_.Read(indices.data(), pattern_->indices(), indices.size(), context_.stream());
+  context_.Read(host.data(), values, host.size(), context_.stream());
+  const solver::Pattern pattern{
+      shape_.n, shape_.nnz, indptr.data(), shape_.offset_bytes, indices.data(), shape_.index_bytes};
+  solver::ProbeProduct(options_, pattern, shape_.element, host.data(), false, vector.data());
+  const Buffer b(context_, vector.data(), vector.size()), x(context_, vector.size());
+  SolveWith(system, false, StepsOf(numerics), b.data(), x.data(), 1);
+  context_.Read(vector.data(), x.data(), vector.size(), context_.stream());
+  if (!(solver::ProbeError(shape_.element, vector.data(), shape_.n) <= solver::kProbeLimit)) {
+    numerics.status = solver::kBreakdown;
+  }
+}
+
+std::shared_ptr<Ring> RingFor(int device, const solver::Request& request, const Shape& shape,
+                              const std::function<std::unique_ptr<Ring>()>& make) {
+  const std::string key = solver::RingKey(Ring::kEngine, device, request.options.ring, shape.batch);
+  std::shared_ptr<NativePlan> plan =
+      Cache::Global().Get(key, request.call.owner, [&] { return make(); });
+  auto ring = std::static_pointer_cast<Ring>(std::move(plan));
+  if (!(ring->shape() == shape) || ring->options() != request.options) {
+    throw Failure(Code::kInvalidArgument, "ring `" + request.options.ring +
+                                              "` is another plan's: its options or sizes differ");
+  }
+  return ring;
+}
+
+}  // namespace nvstate::cudss

@@ -1,0 +1,83 @@
+// What a ring does with a slot that is factorized.
+
+#include <algorithm>
+
+#include "nvstate/cudss_ring.h"
+
+namespace nvstate::cudss {
+
+using solver::Numerics;
+
+int64_t Ring::StepsOf(const Numerics& numerics) const {
+  if (options_.refinement_steps >= 0) return options_.refinement_steps;
+  // Deterministic mode excludes refinement.
+  return numerics.perturbed_pivots > 0 && !options_.deterministic ? solver::kAutoSteps : 0;
+}
+
+void Ring::SolveWith(System& system, bool transposed, int64_t steps, const void* b, void* x,
+                     int64_t columns) {
+  system.config().SetSteps(steps);
+  system.config().SetTransposed(transposed);
+  if (!options_.deterministic && !options_.hybrid_execute) {
+    system.Solve(b, x, columns);
+    return;
+  }
+  const int64_t step = shape_.vector_bytes();
+  for (int64_t c = 0; c < columns; ++c) {  // the library takes one at a time
+    const char* const from = static_cast<const char*>(b) + c * step;
+    char* const to = static_cast<char*>(x) + c * step;
+    if (!options_.hybrid_execute) {
+      system.Solve(from, to, 1);
+      continue;
+    }
+    char* const own = static_cast<char*>(column_.data());
+    CopyOnDevice(own, from, static_cast<size_t>(step), context_.stream());
+    system.Solve(own, own + step, 1);
+    CopyOnDevice(to, own + step, static_cast<size_t>(step), context_.stream());
+  }
+}
+
+void Ring::Solve(int64_t slot, int64_t element, bool transposed, const void* b, void* x,
+                 int64_t k) {
+  const Numerics& numerics = slots_[slot].numerics[static_cast<size_t>(element)];
+  if (numerics.failed()) {
+    FillNan(x, static_cast<size_t>(k * shape_.vector_bytes()), context_.stream());
+    return;
+  }
+  Held& held = held_[static_cast<size_t>(slot)];
+  if (held.all != nullptr) batched_->SetElement(element);
+  System& system = held.all != nullptr ? *held.all : *held.singles[static_cast<size_t>(element)];
+  SolveWith(system, transposed, StepsOf(numerics), b, x, k);
+}
+
+void Ring::SolveAll(int64_t slot, bool transposed, const void* b, void* x, int64_t k) {
+  const int64_t step = k * shape_.vector_bytes();
+  Held& held = held_[static_cast<size_t>(slot)];
+  const auto& numerics = slots_[slot].numerics;
+  const auto failed = [](const Numerics& one) { return one.failed(); };
+  const bool whole = held.all != nullptr && std::none_of(numerics.begin(), numerics.end(), failed);
+  if (whole) {
+    batched_->SetElement(-1);
+    SolveWith(*held.all, transposed, StepsOf(Numerics{}), b, x, k);
+    return;
+  }
+  for (int64_t i = 0; i < shape_.batch; ++i) {
+    Solve(slot, i, transposed, static_cast<const char*>(b) + i * step,
+          static_cast<char*>(x) + i * step, k);
+  }
+}
+
+void Ring::Diagonal(int64_t slot, int64_t element, void* to) {
+  if (slots_[slot].numerics[static_cast<size_t>(element)].failed()) {
+    FillNan(to, static_cast<size_t>(shape_.vector_bytes()), context_.stream());
+    return;
+  }
+  System& system = *held_[static_cast<size_t>(slot)].singles[static_cast<size_t>(element)];
+  if (!system.Diagonal(to)) {
+    throw Failure(Code::kInvalidArgument,
+                  "cuDSS gives no diagonal of factors with these options; plan with "
+                  "`reordering=\"colamd\"`, with which it does");
+  }
+}
+
+}  // namespace nvstate::cudss

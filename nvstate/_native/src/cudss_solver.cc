@@ -1,0 +1,327 @@
+// The FFI target nvstate_cudss_v1: the phases of a sparse direct solver that wait for the device,
+// so that it is never captured. Shapes have one batch dimension B, and k right-hand sides as rows.
+//
+//   indptr, indices, permutation, reference, values, prints    -> ticket, info       factorize
+//   indptr, indices, permutation, reference, values, prints, b -> x, ticket, info factorize_solve
+//   indptr, indices, permutation, reference, values, check, b  -> x                  solve
+//   indptr, indices, permutation, reference, values, check     -> d                  diagonal
+//
+// prints: uint32 [B, 4], the fingerprint of the values, and whether they are not finite. check:
+// uint32 [B, 12], a ticket and then prints. With on_stale="nan" solve does not wait: it solves with
+// slot 0, whose stamp and fingerprint are a second result, uint32 [B, 4].
+
+#include <algorithm>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "nvstate/cudss_call.h"
+#include "nvstate/cudss_ring.h"
+
+namespace nvstate::cudss {
+namespace {
+
+using solver::Phase;
+using solver::Ticket;
+
+struct Spec {
+  static constexpr const char* kOperation = "direct_solver";
+  static constexpr int64_t kVersion = 1;
+  explicit Spec(Attributes& a) : request(a) {
+    if (request.call.transposed && IsColamd(request.options)) {
+      throw Failure(Code::kInvalidArgument,
+                    "cuDSS does not solve transposed systems with "
+                    "reordering `" +
+                        request.options.reordering + "`");
+    }
+  }
+  solver::Request request;
+};
+
+struct Nothing {};
+using Site = SiteOf<Spec, Nothing>;
+
+struct Row {  // of a batch: what is known of its values
+  Ticket ticket;
+  Print print;
+  bool done = false;
+  bool edited = false;  // the slot is there, of other values
+};
+
+[[noreturn]] void Invalid(const std::string& text) { throw Failure(Code::kInvalidArgument, text); }
+
+class Run {  // one execution
+ public:
+  Run(const Spec& spec, abi::CUstream stream, int device, int64_t run, const Buffers& buffers)
+      : request_(spec.request), stream_(stream), device_(device), run_(run), buffers_(buffers) {}
+
+  void Factorize() {
+    const std::shared_ptr<Ring> ring = OwnRing();
+    std::lock_guard lock(ring->mutex());
+    const std::vector<Row> rows = Rows(ring->context());
+    Branch branch(ring->context(), stream_);
+    const int64_t slot = ring->Factorize(run_, buffers_.values(), Prints(rows));
+    Tell(*ring, slot);
+    if (request_.call.phase == Phase::kFactorizeSolve && buffers_.k() != 0) {
+      ring->SolveAll(slot, request_.call.transposed, buffers_.b(0), buffers_.x(0), buffers_.k());
+      ++solver::Counters::Global().solves;
+    }
+  }
+
+  void Solve() {
+    if (request_.call.on_stale == solver::OnStale::kNan) {
+      SolveUnchecked();
+    } else {
+      Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {
+        if (at == kAll) {
+          ring.SolveAll(slot, request_.call.transposed, buffers_.b(0), buffers_.x(0), buffers_.k());
+        } else {
+          ring.Solve(slot, at, request_.call.transposed, buffers_.b(row), buffers_.x(row),
+                     buffers_.k());
+        }
+      });
+    }
+    ++solver::Counters::Global().solves;
+  }
+
+  void Diagonal() {
+    Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {
+      if (ring.IsUniform(slot)) {  // the library tells an element's only of its own data object
+        ring.OnlySingles();
+        slot = ring.Factorize(run_, ValuesOf(ring), PrintsOf(ring));
+      }
+      const int64_t first = at == kAll ? 0 : at, last = at == kAll ? ring.shape().batch : at + 1;
+      for (int64_t i = first; i < last; ++i) {
+        ring.Diagonal(slot, i, buffers_.diagonal(at == kAll ? i : row));
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t kAll = -1;
+
+  // The values of the batch that a ticket's element is of are not this call's.
+  const void* ValuesOf(const Ring& ring) const {
+    if (ring.shape().batch != buffers_.shape().batch) {
+      Invalid(
+          "the diagonal of one element of a batched factor is not to be had from cuDSS: "
+          "factorize that element alone");
+    }
+    return buffers_.values();
+  }
+  const std::vector<Print>& PrintsOf(const Ring&) const { return prints_; }
+
+  std::shared_ptr<Ring> OwnRing() {
+    const Shape& shape = buffers_.shape();
+    return RingFor(device_, request_, shape, [&] {
+      const auto host = [&](size_t i) {
+        std::vector<char> bytes(buffers_.arg(i).size_bytes());
+        const StreamDriver& driver = Opened<StreamDriver>();
+        if (!bytes.empty()) {
+          NVS_CHECK(driver.cuMemcpyDtoHAsync_v2(
+              bytes.data(), Address(buffers_.arg(i).untyped_data()), bytes.size(), stream_));
+        }
+        return bytes;
+      };
+      const std::vector<char> indptr = host(0), indices = host(1), order = host(2),
+                              values = host(3);
+      NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream_));
+      const auto* const permutation =
+          order.empty() ? nullptr : reinterpret_cast<const int32_t*>(order.data());
+      const HostPattern pattern(request_.options,
+                                {shape.n, shape.nnz, indptr.data(), shape.offset_bytes,
+                                 indices.data(), shape.index_bytes},
+                                permutation);
+      return std::make_unique<Ring>(device_, request_.options, shape, pattern,
+                                    values.empty() ? nullptr : values.data());
+    });
+  }
+
+  // Reads tickets, if any, and prints: one copy, and the wait.
+  std::vector<Row> Rows(const Context& context) {
+    const ffi::AnyBuffer words = buffers_.arg(5);
+    const auto width = static_cast<size_t>(words.dimensions()[1]);
+    std::vector<uint32_t> host(words.element_count());
+    context.Read(host.data(), words.untyped_data(), words.size_bytes(), stream_);
+    std::vector<Row> rows(host.size() / width);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      const uint32_t* const row = host.data() + i * width;
+      if (width == 12) rows[i].ticket = Ticket::Read(row);
+      std::copy_n(row + width - 4, 4, rows[i].print.begin());
+    }
+    prints_ = Prints(rows);
+    return rows;
+  }
+
+  static std::vector<Print> Prints(const std::vector<Row>& rows) {
+    std::vector<Print> prints;
+    for (const Row& row : rows) prints.push_back(row.print);
+    return prints;
+  }
+
+  void Tell(Ring& ring, int64_t slot) {
+    std::vector<uint32_t> tickets;
+    std::vector<int32_t> infos;
+    for (int64_t i = 0; i < buffers_.shape().batch; ++i) {
+      tickets.resize(tickets.size() + 8);
+      ring.slots().TicketOf(slot, i).Write(tickets.data() + tickets.size() - 8);
+      infos.resize(infos.size() + 8);
+      ring.slots()[slot].numerics[static_cast<size_t>(i)].Write(infos.data() + infos.size() - 8);
+    }
+    const Context& context = ring.context();
+    context.Write(buffers_.ticket().untyped_data(), tickets.data(), tickets.size() * 4,
+                  context.stream());
+    context.Write(buffers_.info().untyped_data(), infos.data(), infos.size() * 4, context.stream());
+  }
+
+  std::vector<std::shared_ptr<Ring>> Rings() const {  // this batch's first
+    auto rings = solver::RingsOf<Ring>(Ring::kEngine, device_, request_.options.ring);
+    std::stable_partition(rings.begin(), rings.end(), [&](const auto& ring) {
+      return ring->shape().batch == buffers_.shape().batch;
+    });
+    return rings;
+  }
+
+  // Calls `use` with the ring, slot and element that hold each row's factors, or with all at once.
+  template <typename Use>
+  void Find(const Use& use) {
+    std::vector<Row> rows;
+    for (const std::shared_ptr<Ring>& ring : Rings()) {
+      std::lock_guard lock(ring->mutex());
+      if (rows.empty()) rows = Rows(ring->context());
+      if (Hits(*ring, rows, use)) return;
+    }
+    const bool raises = request_.call.on_stale == solver::OnStale::kRaise;
+    if (raises && !rows.empty()) {
+      const auto row = std::find_if(rows.begin(), rows.end(), [](const Row& r) { return !r.done; });
+      throw Failure(Code::kFailedPrecondition, solver::WhyStale(row->ticket, row->edited));
+    }
+    const std::shared_ptr<Ring> ring = OwnRing();
+    std::lock_guard lock(ring->mutex());
+    if (rows.empty()) rows = Rows(ring->context());  // there was no ring
+    if (raises) throw Failure(Code::kFailedPrecondition, solver::WhyStale(rows[0].ticket, false));
+    Branch branch(ring->context(), stream_);
+    const int64_t slot = ring->Factorize(run_, buffers_.values(), prints_);
+    const bool none_done =
+        std::none_of(rows.begin(), rows.end(), [](const Row& row) { return row.done; });
+    if (none_done) use(*ring, slot, kAll, 0);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].done) continue;
+      const auto at = static_cast<int64_t>(i);
+      if (!none_done) use(*ring, slot, at, at);
+      ++solver::Counters::Global().factor_misses;
+      ring->slots().Alias(slot, at, rows[i].ticket);
+    }
+  }
+
+  // True if all are done.
+  template <typename Use>
+  bool Hits(Ring& ring, std::vector<Row>& rows, const Use& use) {
+    std::vector<solver::Slots::Found> found(rows.size(), {-1, 0});
+    bool any = false, in_order = static_cast<size_t>(ring.shape().batch) == rows.size();
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (rows[i].done) continue;
+      const std::array<uint32_t, 2> print{rows[i].print[0], rows[i].print[1]};
+      const std::vector<solver::Slots::Found> named = ring.slots().Find(rows[i].ticket);
+      const auto same = std::find_if(named.begin(), named.end(), [&](const auto& one) {
+        return ring.slots().SameFingerprint(one, print);
+      });
+      if (same != named.end()) {
+        found[i] = *same;
+      } else {
+        rows[i].edited |= !named.empty();
+        ring.slots().Missed(rows[i].ticket);
+      }
+      any |= found[i].slot >= 0;
+    }
+    for (size_t i = 0; i < rows.size(); ++i) {
+      in_order &= found[i].slot >= 0 && found[i].slot == found[0].slot &&
+                  found[i].element == static_cast<int64_t>(i);
+    }
+    if (!any) return false;
+    ring.Use();
+    Branch branch(ring.context(), stream_);
+    if (in_order) use(ring, found[0].slot, kAll, 0);
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (found[i].slot < 0) continue;
+      if (!in_order) use(ring, found[i].slot, found[i].element, static_cast<int64_t>(i));
+      ring.slots().Hit(found[i].slot);
+      rows[i].done = true;
+      ++solver::Counters::Global().factor_hits;
+    }
+    return std::all_of(rows.begin(), rows.end(), [](const Row& row) { return row.done; });
+  }
+
+  void SolveUnchecked() {
+    auto* const hidden = static_cast<uint32_t*>(buffers_.ret(1).untyped_data());
+    for (const std::shared_ptr<Ring>& ring : Rings()) {
+      if (ring->shape().batch != buffers_.shape().batch) continue;
+      std::lock_guard lock(ring->mutex());
+      if (ring->slots().size() == 0 || ring->slots()[0].stamp == 0) break;
+      ring->Use();
+      Branch branch(ring->context(), stream_);
+      ring->SolveAll(0, request_.call.transposed, buffers_.b(0), buffers_.x(0), buffers_.k());
+      for (int64_t i = 0; i < buffers_.shape().batch; ++i) {
+        const Ticket ticket = ring->slots().TicketOf(0, i);
+        for (int64_t word = 0; word < 4; ++word) {  // no copy from the host: that may wait
+          FillWord(hidden + 4 * i + word, ticket.words[static_cast<size_t>(4 + word)],
+                   ring->context().stream());
+        }
+      }
+      return;
+    }
+    FillNan(buffers_.x(0), buffers_.ret(0).size_bytes(), stream_);
+    for (int64_t i = 0; i < 4 * buffers_.shape().batch; ++i) FillWord(hidden + i, 0, stream_);
+  }
+
+  const solver::Request& request_;
+  const abi::CUstream stream_;
+  const int device_;
+  const int64_t run_;
+  const Buffers& buffers_;
+  std::vector<Print> prints_;
+};
+
+std::string Describe(ffi::RemainingArgs args) {
+  std::string text = "cuDSS";
+  for (size_t i = 0; i < args.size(); ++i) {
+    const char* const names[] = {"indptr", "indices", "", "", "values", "", "b"};
+    if (i >= std::size(names) || names[i][0] == '\0') continue;
+    text += std::string(", ") + names[i] + " " + nvstate::TypeOf(*args.get<ffi::AnyBuffer>(i));
+  }
+  return text;
+}
+
+ffi::Error Execute(abi::CUstream stream, int32_t device, Site* site, ffi::RunId run,
+                   ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  return Guard(
+      "direct_solver", [&] { return Describe(args); },
+      [&] {
+        const Buffers buffers(site->spec().request, args, rets);
+        if (buffers.shape().batch == 0) return;
+        OnDevice on(device);
+        Run one(site->spec(), stream, device, run.run_id, buffers);
+        switch (site->spec().request.call.phase) {
+          case Phase::kSolve:
+            if (buffers.k() != 0) one.Solve();
+            return;
+          case Phase::kDiagonal:
+            one.Diagonal();
+            return;
+          default:
+            one.Factorize();
+        }
+      });
+}
+
+const auto buffers = [](auto binding) {
+  return std::move(binding).template Ctx<ffi::RunId>().RemainingArgs().RemainingRets();
+};
+
+}  // namespace
+
+NVS_TARGET_WAITING(nvstate_cudss_v1, Site, Execute, buffers);
+
+}  // namespace nvstate::cudss
