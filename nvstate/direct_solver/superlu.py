@@ -46,8 +46,8 @@ class _Element:
 @dataclasses.dataclass(eq=False)
 class _Slot:
     values: Array  # [B, nnz], the slot's own
-    stamp: int
     elements: list[_Element]
+    names: dict[bytes, int]  # tickets that name an element, also those that missed it
     used: int
 
 
@@ -89,31 +89,32 @@ class Ring:
         """A slot with these values [B, nnz] factorized: the one that was used longest ago."""
         if len(self._slots) >= most:
             self._slots.remove(min(self._slots, key=lambda s: s.used))
-        elements = [self._element(row) for row in values]
-        slot = _Slot(values.copy(), next(_stamps), elements, next(self._uses))
+        kept = values.copy()  # XLA's own are gone when the callback returns
+        elements = [self._element(row) for row in kept]
+        slot = _Slot(kept, elements, {}, next(self._uses))
         self._slots.append(slot)
         _native.solver_count("factorizations", len(elements))
         return slot
 
     def found(self, ticket: Array, values: Array) -> _Element | None:
         """The factorization that a ticket [8] names, if it is still there and of these values."""
-        if not np.array_equal(ticket[:2], _nonce):
-            return None
-        stamp, element = int(ticket[4]) | int(ticket[5]) << 32, int(ticket[3])
-        for slot in self._slots:
-            if slot.stamp == stamp and element < len(slot.elements):
-                # Bytes, not numbers: NaN is itself, and the zeros have two signs.
-                if slot.values[element].tobytes() != values.tobytes():
-                    return None
+        name = ticket.tobytes()
+        for slot in self._slots:  # values that were edited have one ticket with those they were
+            element = slot.names.get(name)
+            # Bytes, not numbers: NaN is itself, and the zeros have two signs.
+            if element is not None and slot.values[element].tobytes() == values.tobytes():
                 slot.used = next(self._uses)
                 return slot.elements[element]
         return None
 
-    def ticket(self, slot: _Slot, element: int) -> Array:
-        """The words that name a factorization."""
-        place = self._slots.index(slot)
-        low, high = slot.stamp & 0xFFFFFFFF, slot.stamp >> 32
-        return np.array([*_nonce, place, element, low, high, 0, 0], np.uint32)
+    def tickets(self, slot: _Slot) -> Array:
+        """The words [B, 8] that name the factorizations of a slot."""
+        place, stamp = self._slots.index(slot), next(_stamps)
+        words = [*_nonce, place, 0, stamp & 0xFFFFFFFF, stamp >> 32, 0, 0]
+        tickets = np.tile(np.array(words, np.uint32), (len(slot.elements), 1))
+        tickets[:, 3] = np.arange(len(slot.elements))
+        slot.names.update({ticket.tobytes(): i for i, ticket in enumerate(tickets)})
+        return tickets
 
     def missed(self, where: str) -> None:
         """Count a miss, and say so once."""
@@ -226,8 +227,8 @@ def factorize(own: Ring, values: Array, slots: int) -> tuple[Array, Array]:
     """Tickets uint32 [B, 8] and words int32 [B, 8] of values [B, nnz]."""
     with own.lock:
         slot = own.factorized(values, slots)
-        tickets = [own.ticket(slot, i) for i in range(len(values))]
-    return np.stack(tickets), np.stack([e.words for e in slot.elements])
+        tickets = own.tickets(slot)
+    return tickets, np.stack([e.words for e in slot.elements])
 
 
 def solve(
@@ -245,10 +246,10 @@ def factorize_solve(
     """Solutions, and what `factorize` returns."""
     with own.lock:
         slot = own.factorized(values, slots)
-        tickets = [own.ticket(slot, i) for i in range(len(values))]
+        tickets = own.tickets(slot)
     _native.solver_count("solves")
     x = np.stack([_solved(own, e, b[i], transposed) for i, e in enumerate(slot.elements)])
-    return x, np.stack(tickets), np.stack([e.words for e in slot.elements])
+    return x, tickets, np.stack([e.words for e in slot.elements])
 
 
 def diagonal(own: Ring, values: Array, tickets: Array, slots: int, on_stale: str) -> Array:
@@ -283,7 +284,9 @@ def elements_of(
                 )
             else:
                 own.missed("nvstate.direct_solver")
-                element = own.factorized(row[None], slots).elements[0]
+                slot = own.factorized(row[None], slots)
+                slot.names[ticket.tobytes()] = 0  # from now on it is found
+                element = slot.elements[0]
             found.append(element)
     return found
 

@@ -86,7 +86,7 @@ def test_zeros_and_equal_values_have_prints_of_their_own():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_is_not_finite_is_told(dtype):
     values = np.repeat(values_of(dtype, 1), 4, axis=0)
-    values[1, 0] = np.nan
+    values[1, :2] = np.nan
     values[2, -1] = np.inf
     if values.dtype.kind == "c":
         values[3, 5] = complex(1, -np.inf)
