@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from nvstate._core import aval, dtypes
+from nvstate._core import aval, dtypes, operands
 from nvstate._core.aval import Device, OperandType
 from nvstate._core.primitive import Operation
 

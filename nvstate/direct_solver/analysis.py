@@ -94,7 +94,7 @@ def run(plan: SolverPlan) -> Mapping[str, Any] | None:
     if engine == "cudss":  # for calls that analyse where they are compiled
         _native.solver_register(said, host.indptr, host.indices, plan.spec.dtype, **own)
     facts = _native.solver_analyze(
-        engine, _ordinal(engine, device), said, host.indptr, host.indices, plan.spec.dtype, **own
+        engine, device.local_hardware_id, said, host.indptr, host.indices, plan.spec.dtype, **own
     )
     plan.memory[FACTS] = facts
     log.info("analysed", plan, start, scopes.native_bytes() - before)
@@ -104,12 +104,8 @@ def run(plan: SolverPlan) -> Mapping[str, Any] | None:
 
 def _attributes(plan: SolverPlan) -> dict[str, Any]:
     """Those of the plan's calls, as C++ gets them."""
-    said = attributes.attributes(plan.spec, plan.choices, "factorize", False, plan.platform)
+    said = attributes.attributes(plan.spec, plan.choices, "factorize", False)
     return {name: lower.attribute(value) for name, value in said}
-
-
-def _ordinal(engine: str, device: Any) -> int:
-    return device.local_hardware_id if engine == "cudss" else 0
 
 
 def of(plan: SolverPlan) -> Analysis:
@@ -127,7 +123,7 @@ def array(plan: SolverPlan, name: str) -> Array | None:
     if engine == "superlu" or device is None:
         return None
     ring = _attributes(plan)["ring"]
-    return _native.solver_array(engine, _ordinal(engine, device), ring, name)
+    return _native.solver_array(engine, device.local_hardware_id, ring, name)
 
 
 def kept(plan: SolverPlan) -> Any:

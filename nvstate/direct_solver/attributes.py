@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from nvstate._core import placement, spec as specs
+from nvstate._core import spec as specs
 from nvstate.direct_solver import choices as choices_, digest
 from nvstate.direct_solver.choices import Choices
 from nvstate.direct_solver.spec import SolverSpec
@@ -30,14 +30,8 @@ def ring(spec: SolverSpec, choices: Choices) -> str:
     return f"{spec.digest:x}-{specs.digest(choices):x}"
 
 
-def slots(choices: Choices, platform: str) -> int:
-    """How many factorizations a ring keeps: CPU devices share the process's, GPUs have their own."""
-    each = choices_.options(choices)["factor_slots"]
-    return each if platform == "cuda" else each * len(placement.local_devices("cpu"))
-
-
 def attributes(
-    spec: SolverSpec, choices: Choices, phase: str, transposed: bool, platform: str
+    spec: SolverSpec, choices: Choices, phase: str, transposed: bool
 ) -> tuple[tuple[str, Any], ...]:
     """The attributes of a call.
 
@@ -46,7 +40,6 @@ def attributes(
         choices: of the plan.
         phase: "factorize", "solve", "factorize_solve" or "diagonal".
         transposed: whether it solves with the transpose.
-        platform: "cpu" or "cuda", that runs it.
     """
     said = choices_.options(choices)
     named: dict[str, Any] = {
@@ -69,7 +62,7 @@ def attributes(
         "refinement_steps": spec.refinement_steps,
         "reuse_pivots": int(spec.reuse_pivots),
         "deterministic": int(spec.deterministic),
-        "slots": slots(choices, platform),
+        "slots": said["factor_slots"],
         "on_stale": said["on_stale"],
         "host_threads": said["host_threads"],
         "refinement_tolerance": _number(said["refinement_tolerance"]),

@@ -73,7 +73,8 @@ def _result_types(*operands: Any, call: Call) -> Any:
 
 def _require_local(ctx: Any) -> None:
     """Refuse programs that would gather a batch in silence: those that no rule of ours divides."""
-    if compat.device_count(ctx) == 1 or compat.is_manual(ctx) and not compat.is_partly_manual(ctx):
+    whole = compat.is_manual(ctx) and not compat.is_partly_manual(ctx)
+    if compat.device_count(ctx) == 1 or whole:
         return
     raise unsupported(
         "a program for several devices that leaves the process, or has axes of its mesh that are "
@@ -84,7 +85,7 @@ def _require_local(ctx: Any) -> None:
     )
 
 
-def _native_call(ctx: Any, operands: Any, call: Call, target: str, platform: str) -> Any:
+def _native_call(ctx: Any, operands: Any, call: Call, target: str) -> Any:
     if not all(isinstance(n, int) for x in ctx.avals_in for n in x.shape):
         raise unsupported(
             "operands of unknown extents",
@@ -92,7 +93,7 @@ def _native_call(ctx: Any, operands: Any, call: Call, target: str, platform: str
             ", ".join(map(str, ctx.avals_in)),
             "Export once per shape.",
         )
-    said = attributes.attributes(call.spec, call.choices, call.phase, call.transposed, platform)
+    said = attributes.attributes(call.spec, call.choices, call.phase, call.transposed)
     lowering = jax.ffi.ffi_lowering(target)
     return lowering(ctx, *operands, **{name: lower.attribute(value) for name, value in said})
 
@@ -100,14 +101,14 @@ def _native_call(ctx: Any, operands: Any, call: Call, target: str, platform: str
 def _lower_cuda(ctx: Any, *operands: Any, call: Call) -> Any:
     _require_local(ctx)
     _native.register()
-    return _native_call(ctx, operands, call, FUSED if call.fused else CUDSS, "cuda")
+    return _native_call(ctx, operands, call, FUSED if call.fused else CUDSS)
 
 
 def _lower_cpu(ctx: Any, *operands: Any, call: Call) -> Any:
     _require_local(ctx)
     if engines.backend("cpu", call.choices) == "pardiso":
         _native.register_cpu()
-        return _native_call(ctx, operands, call, PARDISO, "cpu")
+        return _native_call(ctx, operands, call, PARDISO)
     if compat.is_exporting(ctx):
         raise unsupported(
             "a program for CPUs that leaves the process",
@@ -115,17 +116,18 @@ def _lower_cpu(ctx: Any, *operands: Any, call: Call) -> Any:
             _native.pardiso_missing() or "knobs of SuperLU",
             "Install PARDISO with `pip install mkl`, or export for CUDA alone.",
         )
-    run = functools.partial(_run, call)
+    run = functools.partial(_run, call, compat.device_count(ctx))
     return compat.python_callback(ctx, run, operands)
 
 
-def _run(call: Call, *operands: Any) -> Any:
+def _run(call: Call, devices: int, *operands: Any) -> Any:
     """SuperLU's part, on the host, with NumPy's arrays."""
     indptr, indices, _, _, values, *rest = map(np.asarray, operands)
     name = attributes.ring(call.spec, call.choices)
     own = superlu.ring(call.spec, call.choices, name, indptr, indices)
     on_stale = choices_.options(call.choices)["on_stale"]
-    slots = attributes.slots(call.choices, "cpu")
+    # A callback does not know on which CPU device it runs, so all share a ring.
+    slots = choices_.options(call.choices)["factor_slots"] * devices
     if call.phase == "factorize":
         return superlu.factorize(own, values, slots)
     if call.phase == "factorize_solve":

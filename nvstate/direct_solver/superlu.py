@@ -93,7 +93,6 @@ class Ring:
         elements = [self._element(row) for row in kept]
         slot = _Slot(kept, elements, {}, next(self._uses))
         self._slots.append(slot)
-        _native.solver_count("factorizations", len(elements))
         return slot
 
     def found(self, ticket: Array, values: Array) -> _Element | None:
@@ -129,6 +128,7 @@ class Ring:
             words[0] = INFINITE
             return _Element(None, words)
         matrix = self._matrix(values)
+        _native.solver_count("factorizations")
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", scipy.sparse.linalg.MatrixRankWarning)
@@ -282,6 +282,9 @@ def elements_of(
                         do='Plan with more `factor_slots`, or with `on_stale="refactorize"`.',
                     )
                 )
+            elif on_stale == "nan":
+                _native.solver_count("factor_misses")
+                element = _Element(None, np.zeros(0, np.int32))
             else:
                 own.missed("nvstate.direct_solver")
                 slot = own.factorized(row[None], slots)

@@ -176,10 +176,11 @@ class Buffers {
 
 class Execution {
  public:
-  Execution(const Request& request, const Buffers& buffers, int64_t run)
+  Execution(const Request& request, const Buffers& buffers, int64_t run, int64_t device)
       : request_(request),
         buffers_(buffers),
         run_(run),
+        device_(device),
         problem_{request.options, buffers.element, buffers.n, buffers.nnz} {}
 
   void Run() {
@@ -197,7 +198,7 @@ class Execution {
 
  private:
   void Factorize(bool solves) {
-    const auto ring = RingFor(problem_, buffers_.batch, request_.call.owner);
+    const auto ring = RingFor(device_, problem_, buffers_.batch, request_.call.owner);
     std::lock_guard lock(ring->mutex());
     ring->Analyze(buffers_.pattern, buffers_.permutation, buffers_.reference);
     const std::vector<bool> all(static_cast<size_t>(buffers_.batch), true);
@@ -211,7 +212,7 @@ class Execution {
 
   void UseFactors() {
     std::vector<bool> missed(static_cast<size_t>(buffers_.batch));
-    auto rings = RingsFor(problem_);
+    auto rings = RingsFor(device_, problem_);
     std::stable_sort(rings.begin(), rings.end(), [&](const auto& a, const auto& b) {
       return (a->slots().batch() == buffers_.batch) > (b->slots().batch() == buffers_.batch);
     });
@@ -235,7 +236,7 @@ class Execution {
       }
       return;
     }
-    const auto ring = RingFor(problem_, buffers_.batch, request_.call.owner);
+    const auto ring = RingFor(device_, problem_, buffers_.batch, request_.call.owner);
     std::lock_guard lock(ring->mutex());
     ring->Analyze(buffers_.pattern, buffers_.permutation, buffers_.reference);
     // Not the slot that this run has filled last: that may be another factor of this program.
@@ -283,10 +284,11 @@ class Execution {
   const Request& request_;
   const Buffers& buffers_;
   const int64_t run_;
+  const int64_t device_;
   const Problem problem_;
 };
 
-ffi::Error Execute(ffi::RunId run, ffi::RemainingArgs args, ffi::RemainingRets rets,
+ffi::Error Execute(ffi::RunId run, int32_t device, ffi::RemainingArgs args, ffi::RemainingRets rets,
                    ffi::Dictionary dictionary) {
   return Guard(
       "direct_solver", [&] { return "PARDISO, " + Describe(args); },
@@ -295,21 +297,22 @@ ffi::Error Execute(ffi::RunId run, ffi::RemainingArgs args, ffi::RemainingRets r
         const Request request(attributes);
         attributes.Done();
         const Buffers buffers(request, args, rets);
-        Execution(request, buffers, run.run_id).Run();
+        Execution(request, buffers, run.run_id, device).Run();
       });
 }
 
 class Pardiso : public solver::Engine {
  public:
-  solver::Facts Analyze(int64_t, const Request& request, Element element, const Pattern& pattern,
-                        const int32_t* permutation, const void* reference) const override {
+  solver::Facts Analyze(int64_t device, const Request& request, Element element,
+                        const Pattern& pattern, const int32_t* permutation,
+                        const void* reference) const override {
     if ((permutation == nullptr) != request.options.permutation.none() ||
         (reference == nullptr) != request.options.reference.none()) {
       throw Failure(Code::kInvalidArgument,
                     "a permutation or a reference goes with its digest in the attributes");
     }
     const Problem problem{request.options, element, pattern.n, pattern.nnz};
-    const auto ring = RingFor(problem, 1, request.call.owner);
+    const auto ring = RingFor(device, problem, 1, request.call.owner);
     std::lock_guard lock(ring->mutex());
     ring->Analyze(pattern, permutation, reference);
     return ring->facts();
@@ -331,8 +334,12 @@ const bool known = solver::AddEngine("pardiso", new Pardiso());
 }  // namespace
 
 extern "C" NVS_EXPORT XLA_FFI_Error* nvstate_pardiso_v1(XLA_FFI_CallFrame*);
-XLA_FFI_DEFINE_HANDLER_SYMBOL(
-    nvstate_pardiso_v1, Execute,
-    ffi::Ffi::Bind().Ctx<ffi::RunId>().RemainingArgs().RemainingRets().Attrs());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(nvstate_pardiso_v1, Execute,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::RunId>()
+                                  .Ctx<ffi::DeviceOrdinal>()
+                                  .RemainingArgs()
+                                  .RemainingRets()
+                                  .Attrs());
 
 }  // namespace nvstate::pardiso

@@ -245,7 +245,8 @@ Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
     numerics.positive = static_cast<int32_t>(iparm[abi::kIparmPositive]);
     numerics.negative = static_cast<int32_t>(iparm[abi::kIparmNegative]);
   }
-  if (numerics.perturbed_pivots > 0) Probe(mnum, held.data(), numerics);
+  // Static pivoting may grow entries without replacing a pivot, and says nothing of it.
+  if (!problem_.options.is_definite()) Probe(mnum, held.data(), numerics);
   return numerics;
 }
 
@@ -257,7 +258,8 @@ void Ring::Probe(int64_t mnum, const void* held, Numerics& numerics) {
   solver::ProbeProduct(options, matrix_->pattern(), problem_.element, held, false, b.data());
   SolveIn(mnum, held, numerics, false, 1, b.data(), x.data());
   const double error = solver::ProbeError(problem_.element, x.data(), problem_.n);
-  numerics.status = error > solver::kProbeLimit ? solver::kBreakdown : solver::kPerturbed;
+  const auto passed = numerics.perturbed_pivots > 0 ? solver::kPerturbed : solver::kOk;
+  numerics.status = error > solver::kProbeLimit ? solver::kBreakdown : passed;
 }
 
 bool Ring::Same(const solver::Slots::Found& found, const void* values) const {
@@ -329,18 +331,19 @@ void Ring::Diagonal(const solver::Slots::Found& found, void* out) {
   std::memcpy(out, of_factor.data(), static_cast<size_t>(bytes));
 }
 
-std::shared_ptr<Ring> RingFor(const Problem& problem, int64_t batch, int64_t owner) {
+std::shared_ptr<Ring> RingFor(int64_t device, const Problem& problem, int64_t batch,
+                              int64_t owner) {
   const auto ring = std::static_pointer_cast<Ring>(
-      Cache::Global().Get(solver::RingKey(kEngine, 0, problem.options.ring, batch), owner,
+      Cache::Global().Get(solver::RingKey(kEngine, device, problem.options.ring, batch), owner,
                           [&] { return std::make_unique<Ring>(problem, batch); }));
   if (ring->problem() == problem) return ring;
   throw Failure(Code::kInvalidArgument,
                 "attribute `ring` is that of calls with other attributes or operands");
 }
 
-std::vector<std::shared_ptr<Ring>> RingsFor(const Problem& problem) {
+std::vector<std::shared_ptr<Ring>> RingsFor(int64_t device, const Problem& problem) {
   std::vector<std::shared_ptr<Ring>> rings;
-  for (auto& ring : solver::RingsOf<Ring>(kEngine, 0, problem.options.ring)) {
+  for (auto& ring : solver::RingsOf<Ring>(kEngine, device, problem.options.ring)) {
     if (ring->problem() == problem) rings.push_back(std::move(ring));
   }
   return rings;

@@ -185,9 +185,9 @@ class Ring : public NativePlan {
 };
 
 // The process's ring of a problem and batch size, not necessarily analysed.
-std::shared_ptr<Ring> RingFor(const Problem& problem, int64_t batch, int64_t owner);
+std::shared_ptr<Ring> RingFor(int64_t device, const Problem& problem, int64_t batch, int64_t owner);
 // Those of this plan that there are, of any batch.
-std::vector<std::shared_ptr<Ring>> RingsFor(const Problem& problem);
+std::vector<std::shared_ptr<Ring>> RingsFor(int64_t device, const Problem& problem);
 
 }  // namespace nvstate::pardiso
 
