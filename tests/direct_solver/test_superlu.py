@@ -1,10 +1,7 @@
-"""SciPy's SuperLU behind a callback: its ring, its knobs, and the processes it may run in."""
+"""What is SuperLU's alone: a ring in Python behind a callback, with rules like the native ones."""
 
-import concurrent.futures
-import dataclasses
-import subprocess
-import sys
-import textwrap
+import logging
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -14,282 +11,281 @@ import scipy.sparse as sp
 import scipy.sparse.linalg
 
 import nvstate as nvs
-from nvstate.direct_solver import superlu
+from nvstate import _native
+from nvstate.direct_solver import engine, superlu
+from tests.core.test_threads import together
 from tests.direct_solver import engines, matrices, oracle
-from tests.direct_solver.engines import Engine
+from tests.direct_solver.engines import Engine, counted
 
 solver = engines.solver
-ENGINE = Engine("superlu")
+SUPERLU = Engine.of("superlu")
 A = matrices.convection(7)
 N = A.shape[0]
+B = oracle.random(np.random.default_rng(3), (2, N), "float64")
 
 
-def plan_of(a=A, **options):
-    plan = solver.plan(ENGINE.there(a), **{"knobs": solver.SuperLU(), **options})
-    nvs.free(plan)
-    return plan
+def ring_of(plan):
+    """A new ring of a plan, as the callback would make one, that nobody else has."""
+    return superlu.Ring(plan.spec, plan.choices, *map(np.asarray, plan.leaves[:2]))
 
 
-def rings(plan):
-    """Those of a plan."""
-    return [r for r in superlu._rings.values() if r.owner == plan.spec.family]
+@pytest.fixture
+def spied(monkeypatch):
+    """The keywords of every call of SciPy's `splu`, which runs as ever."""
+    seen, splu = [], scipy.sparse.linalg.splu
+
+    def watching(*args, **keywords):
+        seen.append(keywords)
+        return splu(*args, **keywords)
+
+    monkeypatch.setattr(scipy.sparse.linalg, "splu", watching)
+    return seen
 
 
-def test_a_ring_holds_so_many_factors():
-    plan = plan_of(factor_slots=3)
-    factors = [solver.factorize(plan, s * jnp.asarray(A.data)) for s in (1, 2, 3, 4)]
-    jax.block_until_ready([f.ticket for f in factors])
-    (ring,) = rings(plan)
-    each_devices = 3 * jax.device_count("cpu") // jax.device_count("cpu")
-    assert len(ring._slots) == each_devices
-    stamps = [int(np.asarray(f.ticket)[4]) for f in factors]
-    assert stamps == sorted(set(stamps))
-    assert 0 not in stamps
-
-
-@pytest.mark.parametrize(
-    "drop",
-    [nvs.free, lambda plan: nvs.cache.clear()],
-    ids=["free", "clear"],
-)
-def test_dropped_factors_are_made_again(drop):
-    plan = plan_of()
-    factor = solver.factorize(plan, jnp.asarray(A.data))
-    b = jnp.ones(N)
-    jax.block_until_ready(factor.ticket)
-    assert rings(plan)
-    drop(plan)
-    assert not rings(plan)
-    with engines.counted() as counts:
-        oracle.require_solution(A, solver.solve(factor, b), np.ones(N))
-    assert (counts["factor_misses"], counts["factorizations"]) == (1, 1)
-
-
-def test_a_block_of_resources_drops_its_rings():
-    with nvs.resources():
-        plan = plan_of(A * 1.0)
-        jax.block_until_ready(solver.factorize(plan, jnp.asarray(A.data)).ticket)
-        assert rings(plan)
-    assert not rings(plan)
-
-
-def test_rings_are_bounded(monkeypatch):
-    monkeypatch.setattr(superlu, "KEPT", 3)
-    nvs.cache.clear()
-    for n in range(2, 8):
-        a = matrices.poisson(n)
-        plan = plan_of(a)
-        oracle.require_solution(a, plan(jnp.asarray(a.data), jnp.ones(n)), np.ones(n))
-    assert len(superlu._rings) == 3
-
-
-def test_counters_are_those_of_the_phases():
-    plan = plan_of()
-    v, b = jnp.asarray(A.data), jnp.ones(N)
-    with engines.counted() as counts:
-        factor = solver.factorize(plan, v)
-        for _ in range(3):
-            jax.block_until_ready(solver.solve(factor, b))
-        jax.block_until_ready(plan(2 * v, b))
-    assert counts == {
-        "analyses": 0,
-        "factorizations": 2,
-        "refactorizations": 0,
-        "solves": 4,
-        "factor_hits": 3,
-        "factor_misses": 0,
-    }
-
-
-def test_a_miss_is_logged_once(caplog):
-    plan = plan_of(factor_slots=1)
-    factors = [solver.factorize(plan, s * jnp.asarray(A.data)) for s in (1.0, 2.0)]
-    with caplog.at_level("WARNING", logger="nvstate"):
-        for _ in range(3):
-            for factor in factors:
-                jax.block_until_ready(solver.solve(factor, jnp.ones(N)))
-    said = [r.getMessage() for r in caplog.records if "factor_slots" in r.getMessage()]
-    assert len(said) == 1
-
-
-def test_values_are_compared_as_bytes():
-    """A negative zero is another factorization, if one that makes the same x."""
-    a = A.copy()
-    off = np.flatnonzero(a.indices != matrices.rows_of(a))[3]
-    a.data[off] = 0.0
-    plan = plan_of(a)
-    factor = solver.factorize(plan, jnp.asarray(a.data))
-    other = a.data.copy()
-    other[off] = -0.0
-    edited = dataclasses.replace(factor, values=jnp.asarray(other))
-    with engines.counted() as counts:
-        oracle.require_solution(a, solver.solve(edited, jnp.ones(N)), np.ones(N))
-    assert (counts["factor_hits"], counts["factor_misses"]) == (0, 1)
-
-
-def recorded(monkeypatch):
-    """Keywords of each call of `splu`."""
-    calls, splu = [], scipy.sparse.linalg.splu
-    monkeypatch.setattr(
-        scipy.sparse.linalg, "splu", lambda a, **said: calls.append(said) or splu(a, **said)
-    )
-    return calls
+# Choice and options
 
 
 @pytest.mark.parametrize(
-    ("options", "wanted"),
+    ("missing", "knobs", "want"),
     [
-        ({}, {"permc_spec": "COLAMD", "options": {}}),
-        ({"reordering": "amd"}, {"permc_spec": "MMD_AT_PLUS_A"}),
-        ({"reordering": "none"}, {"permc_spec": "NATURAL"}),
-        ({"knobs": solver.SuperLU(permc_spec="MMD_ATA")}, {"permc_spec": "MMD_ATA"}),
-        ({"knobs": solver.SuperLU(relax=5)}, {"relax": 5}),
-        ({"knobs": solver.SuperLU(panel_size=3)}, {"panel_size": 3}),
-        ({"knobs": solver.SuperLU(equilibrate=False)}, {"options": {"Equil": False}}),
-        ({"pivot_threshold": 0.25}, {"diag_pivot_thresh": 0.25}),
-        (
-            {"matrix_type": "symmetric"},
-            {"permc_spec": "MMD_AT_PLUS_A", "options": {"SymmetricMode": True}},
-        ),
-        ({"matrix_type": "spd"}, {"permc_spec": "MMD_AT_PLUS_A", "diag_pivot_thresh": 0.0}),
+        ("no mkl here", None, "superlu"),
+        ("no mkl here", solver.SuperLU(), "superlu"),
+        (None, solver.SuperLU(), "superlu"),
+        (None, None, "pardiso"),
     ],
 )
-def test_every_knob_reaches_splu(monkeypatch, options, wanted):
-    calls = recorded(monkeypatch)
-    a = matrices.poisson(6, 6) if "matrix_type" in options else A
-    plan = plan_of(a, **options)
-    x = plan(jnp.asarray(a.data), jnp.ones(a.shape[0]))
-    oracle.require_solution(a, x, np.ones(a.shape[0]))
-    assert len(calls) == 1
-    for name, value in wanted.items():
-        assert calls[0][name] == value, name
+def test_which_engine_a_cpu_has(monkeypatch, missing, knobs, want):
+    monkeypatch.setattr(_native, "pardiso_missing", lambda: missing)
+    choices = solver.plan(A, knobs=knobs).choices
+    assert engine.backend("cpu", choices) == want
+    assert engine.backend("cuda", choices) == "cudss"
 
 
-def test_reorderings_differ_in_their_fill():
-    a = matrices.poisson(12, 12)
-    found = {
-        name: int(solver.factorize(plan_of(a, reordering=name), jnp.asarray(a.data)).info.lu_nnz)
-        for name in ("amd", "colamd", "none")
-    }
-    assert found["amd"] < found["colamd"] < found["none"]
-    splu = scipy.sparse.linalg.splu(sp.csc_array(a), permc_spec="NATURAL")
-    assert found["none"] == splu.nnz
+@pytest.mark.parametrize(
+    ("knobs", "options", "want"),
+    [
+        ({}, {}, {"permc_spec": "COLAMD", "options": {}}),
+        ({}, {"matrix_type": "symmetric"}, {"permc_spec": "MMD_AT_PLUS_A"}),
+        ({}, {"matrix_type": "spd"}, {"diag_pivot_thresh": 0.0}),
+        ({}, {"reordering": "amd"}, {"permc_spec": "MMD_AT_PLUS_A", "options": {}}),
+        ({}, {"reordering": "colamd"}, {"permc_spec": "COLAMD"}),
+        ({}, {"reordering": "none"}, {"permc_spec": "NATURAL"}),
+        ({}, {"pivot_threshold": 0.25}, {"diag_pivot_thresh": 0.25}),
+        ({"permc_spec": "MMD_ATA"}, {}, {"permc_spec": "MMD_ATA"}),
+        ({"relax": 3}, {}, {"relax": 3}),
+        ({"panel_size": 5}, {}, {"panel_size": 5}),
+        ({"equilibrate": False}, {}, {"options": {"Equil": False}}),
+        ({"equilibrate": True}, {}, {"options": {"Equil": True}}),
+    ],
+)
+def test_options_reach_superlu(spied, knobs, options, want):
+    a = matrices.poisson(6, 8)
+    plan = solver.plan(a, knobs=solver.SuperLU(**knobs), **options)
+    x = plan(a.data, np.ones(48))
+    oracle.require_solution(a, x, np.ones(48))
+    (said,) = spied
+    assert {name: said.get(name) for name in want} == want
+    usual = {"permc_spec", "options", *want}
+    assert set(said) <= usual | {"diag_pivot_thresh"}
 
 
-def test_refinement_is_of_this_matrix():
-    """Asked for, it lowers the error that a weak threshold leaves."""
-    a = matrices.weak_diagonal(300, diagonal=1e-4)
-    b = oracle.random(np.random.default_rng(0), (300,), "float64")
-    errors = {}
+def test_orders_have_an_effect():
+    a = matrices.poisson(20, 20)
+    sizes = {}
+    for name in ("NATURAL", "COLAMD", "MMD_AT_PLUS_A"):
+        plan = solver.plan(a, knobs=solver.SuperLU(permc_spec=name))
+        sizes[name] = int(solver.factorize(plan, a.data).info.lu_nnz)
+        want = scipy.sparse.linalg.splu(sp.csc_array(a.T), permc_spec=name).nnz
+        assert sizes[name] == want
+    assert sizes["MMD_AT_PLUS_A"] < sizes["NATURAL"]
+
+
+def test_refinement_has_an_effect():
+    """With hardly any pivoting each step wins digits."""
+    a = matrices.weak_diagonal(60)
+    errors = []
     for steps in (0, 3):
-        plan = plan_of(a, pivot_threshold=1e-3, refinement_steps=steps)
-        v = plan.values_of(ENGINE.there(a))
-        for t in ("none", "transpose"):
-            x = solver.solve(solver.factorize(plan, v), jnp.asarray(b), transpose=t)
-            errors[steps, t] = oracle.backward(a, x, b, t)
-    for t in ("none", "transpose"):
-        assert errors[3, t] <= 1e-15
-        assert errors[3, t] < errors[0, t]
+        plan = SUPERLU.plan(a, refinement_steps=steps, pivot_threshold=1e-4)
+        for transpose in ("none", "transpose"):
+            factor = solver.factorize(plan, SUPERLU.put(a.data))
+            x = solver.solve(factor, SUPERLU.put(np.ones(60)), transpose=transpose)
+            errors.append(oracle.backward(a, x, np.ones(60), transpose))
+    assert min(errors[:2]) > 1e-12
+    assert max(errors[2:]) < 1e-15
 
 
-def test_the_diagonal_is_that_of_u():
-    factor = solver.factorize(plan_of(), jnp.asarray(A.data))
-    splu = scipy.sparse.linalg.splu(sp.csc_array(A.T))
-    np.testing.assert_allclose(solver.diagonal(factor), splu.U.diagonal(), rtol=1e-13)
+def test_a_program_that_leaves_says_what_to_install():
+    plan = SUPERLU.plan(A)
+    with pytest.raises(nvs.errors.UnsupportedError, match="pip install mkl"):
+        jax.export.export(jax.jit(solver.factorize))(plan, jnp.asarray(A.data))
 
 
-def test_sixteen_threads_at_once():
-    """Callbacks on XLA's threads, of one ring and of several, each from its own Python thread."""
-    plans = [plan_of(), plan_of(knobs=solver.SuperLU(relax=3))]
-    solve = jax.jit(lambda plan, v, b: plan(v, b))
-    b, v = jnp.ones(N), jnp.asarray(A.data)
+# Matrices
+
+
+def test_hermitian_triangles_without_a_diagonal():
+    """Entries of the diagonal that are not stored are zeros, and no cause of warnings."""
+    rng = np.random.default_rng(2)
+    n = 12
+    for view in ("lower", "upper"):
+        dense = np.zeros((n, n), complex)
+        for i in range(n):  # pairs of rows that only meet each other
+            dense[i, i ^ 1] = (2 + i) * (1 + 0.3j if i % 2 else 1 - 0.3j)
+        dense = dense + dense.conj().T
+        a = matrices.tidy(sp.csr_array(dense))
+        stored = matrices.seen(a, view)
+        plan = SUPERLU.plan(stored, matrix_type="hermitian", view=view)
+        b = oracle.random(rng, n, "complex128")
+        for transpose in ("none", "transpose", "adjoint"):
+            factor = solver.factorize(plan, plan.values_of(SUPERLU.there(stored)))
+            x = solver.solve(factor, jnp.asarray(b), transpose=transpose)
+            oracle.require_solution(a, x, b, transpose)
+
+
+@pytest.mark.parametrize("order", ["NATURAL", "COLAMD", "MMD_AT_PLUS_A"])
+def test_the_failing_pivot_is_a_row_of_the_matrix(order):
+    a = sp.lil_array(matrices.poisson(5, 6))
+    a[17, 17] = -2
+    a = matrices.tidy(a)
+    plan = solver.plan(a, matrix_type="spd", knobs=solver.SuperLU(permc_spec=order))
+    factor = solver.factorize(plan, a.data)
+    assert (int(factor.info.status), int(factor.info.failing_pivot)) == (3, 17)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex128"])
+def test_nan_is_in_both_parts(dtype):
+    a = sp.csr_array(np.ones((3, 3), dtype))
+    plan = SUPERLU.plan(a)
+    x = np.asarray(plan(plan.values_of(SUPERLU.there(a)), jnp.ones(3, dtype)))
+    assert np.isnan(x.real).all()
+    assert np.isnan(x.imag).all() or dtype == "float32"
+
+
+# The ring itself
+
+
+def test_a_ring_owns_what_it_reads():
+    """XLA's arrays are gone, or have other contents, when the callback has returned."""
+    for steps in (0, 2):
+        plan = SUPERLU.plan(A, refinement_steps=steps)
+        indptr, indices = (np.array(x) for x in plan.leaves[:2])
+        values = np.array(A.data)[None]
+        own = superlu.Ring(plan.spec, plan.choices, indptr.copy(), indices.copy())
+        tickets, words = superlu.factorize(own, values, 2)
+        kept = values.copy()
+        values[:] = 7
+        x = superlu.solve(own, kept, tickets, B[:, None][:1], 2, False, "raise")
+        oracle.require_solution(A, x[0, 0], B[0])
+        assert words[0, 0] == superlu.OK
+
+
+def test_a_ring_by_name_copies_the_pattern():
+    plan = SUPERLU.plan(A)
+    indptr, indices = (np.array(x) for x in plan.leaves[:2])
+    own = superlu.ring(plan.spec, plan.choices, "of this test", indptr, indices)
+    indptr[:], indices[:] = 0, 0
+    x, _, _ = superlu.factorize_solve(own, A.data[None], B[:1, None], 2, False)
+    oracle.require_solution(A, x[0, 0], B[0])
+    superlu.drop(plan.spec.family)
+    again = superlu.ring(plan.spec, plan.choices, "of this test", *map(np.asarray, plan.leaves[:2]))
+    assert again is not own
+    superlu.drop(plan.spec.family)
+
+
+def test_tickets_name_process_slot_element_and_stamp():
+    own = ring_of(SUPERLU.plan(A))
+    values = np.stack([A.data, 2 * A.data, 3 * A.data])
+    first, _ = superlu.factorize(own, values, 2)
+    second, _ = superlu.factorize(own, values[:1], 2)
+    assert (first[:, :2] == second[0, :2]).all()
+    assert first[:, 3].tolist() == [0, 1, 2]
+    assert (first[:, 4] == first[0, 4]).all()
+    assert second[0, 4] != first[0, 4]
+    assert (first[:, 4:6] != 0).any()
+    other = ring_of(SUPERLU.plan(A))
+    third, _ = superlu.factorize(other, values[:1], 2)
+    assert third[0, 4] not in (first[0, 4], second[0, 4])
+
+
+def test_no_ring_answers_for_anothers_ticket():
+    plan = SUPERLU.plan(A)
+    one, two = ring_of(plan), ring_of(plan)
+    tickets, _ = superlu.factorize(one, A.data[None], 2)
+    superlu.factorize(two, 2 * A.data[None], 2)
+    with pytest.raises(RuntimeError, match="factor_slots"):
+        superlu.solve(two, A.data[None], tickets, B[:1, None], 2, False, "raise")
+
+
+def test_rings_are_bounded():
+    """Those that were used longest ago go, and come back when they are asked for."""
+    plans = [SUPERLU.plan(sp.eye_array(n, format="csr")) for n in range(2, superlu.KEPT + 5)]
+    for plan in plans:
+        n = plan.spec.n
+        superlu.ring(plan.spec, plan.choices, f"bounded {n}", np.arange(n + 1), np.arange(n))
+    assert len(superlu._rings) == superlu.KEPT
+    assert "bounded 2" not in superlu._rings
+    for plan in plans:
+        superlu.drop(plan.spec.family)
+    assert not any(name.startswith("bounded") for name in superlu._rings)
+
+
+def test_a_miss_is_logged_once_per_ring(caplog):
+    plan = solver.plan(A, knobs=solver.SuperLU(), factor_slots=1)
+    nvs.free(plan)
+    slots = 2 * jax.device_count("cpu")  # at most: programs for several devices share the ring
+    stale = solver.factorize(plan, A.data)
+    with caplog.at_level(logging.WARNING, logger="nvstate"):
+        for scale in range(2, slots + 4):
+            solver.factorize(plan, scale * A.data)
+        for _ in range(2):
+            oracle.require_solution(A, solver.solve(stale, B[0]), B[0])
+            for scale in range(2, slots + 4):
+                solver.factorize(plan, scale * A.data)
+    said = [r for r in caplog.records if "factor_slots" in r.getMessage()]
+    assert len(said) == 1
+    assert "raise `factor_slots`" in said[0].getMessage()
+
+
+def test_members_of_a_batch_are_used_one_by_one():
+    plan = SUPERLU.plan(A)
+    values = jnp.stack([s * jnp.asarray(A.data) for s in (1.0, 2.0, 3.0)])
+    batch = jax.vmap(solver.factorize, in_axes=(None, 0))(plan, values)
+    with counted() as counts:
+        for i in (2, 0):
+            one = solver.Factor(plan, batch.values[i], batch.ticket[i], batch.words[i])
+            oracle.require_solution((i + 1) * A, solver.solve(one, SUPERLU.put(B[0])), B[0])
+    assert (counts["factor_hits"], counts["factor_misses"]) == (2, 0)
+
+
+def test_one_factor_is_solved_with_by_many_threads():
+    """SuperLU's objects are read by all of them at once."""
+    own = ring_of(SUPERLU.plan(A))
+    tickets, _ = superlu.factorize(own, A.data[None], 1)
+    rng = np.random.default_rng(0)
+    sides = oracle.random(rng, (16, 1, 3, N), "float64")
+    gate = threading.Barrier(16)
 
     def work(i):
-        plan = plans[i % 2]
-        found = []
-        for j in range(4):
-            scale = 1.0 + i + 16 * j
-            factor = solver.factorize(plan, scale * v)
-            found.append((scale, solver.solve(factor, b), solve(plan, scale * v, b)))
-        return found
+        gate.wait(60)
+        for _ in range(20):
+            x = superlu.solve(own, A.data[None], tickets, sides[i], 1, i % 2 == 1, "raise")
+            transpose = "transpose" if i % 2 else "none"
+            oracle.require_solution(A, x[0].T, sides[i, 0].T, transpose)
 
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:
-        futures = [pool.submit(work, i) for i in range(16)]
-        for future in futures:
-            for scale, x, y in future.result(timeout=120):
-                oracle.require_solution(scale * A, x, np.ones(N))
-                oracle.require_solution(scale * A, y, np.ones(N))
+    together(work, threads=16)
 
 
-def test_sixteen_solves_in_one_program():
-    """Independent callbacks, which XLA may start at once on its few threads."""
-    plan = plan_of(factor_slots=16)
+def test_callbacks_hold_no_lock_of_jaxs():
+    """Sixteen programs at once, each with callbacks, and more threads than XLA's pool has."""
+    plan = SUPERLU.plan(A, factor_slots=4)
+    program = jax.jit(
+        lambda plan, v, b: (plan(v, b), solver.solve(solver.factorize(plan, v), b), plan(2 * v, b))
+    )
 
-    @jax.jit
-    def run(plan, v, bs):
-        factors = [solver.factorize(plan, (i + 1.0) * v) for i in range(16)]
-        return [solver.solve(f, b) for f, b in zip(factors, bs, strict=True)]
+    def work(i):
+        scale = 1.0 + i
+        for _ in range(5):
+            for x, s in zip(program(plan, scale * A.data, B[0]), (1, 1, 2), strict=True):
+                oracle.require_solution(s * scale * A, x, B[0])
 
-    bs = list(oracle.random(np.random.default_rng(2), (16, N), "float64"))
-    xs = run(plan, jnp.asarray(A.data), [jnp.asarray(b) for b in bs])
-    for i, (x, b) in enumerate(zip(xs, bs, strict=True)):
-        oracle.require_solution((i + 1.0) * A, x, b)
-
-
-def test_it_does_not_leave_the_process():
-    plan = plan_of()
-    types = [jax.ShapeDtypeStruct((A.nnz,), "float64"), jax.ShapeDtypeStruct((N,), "float64")]
-    with pytest.raises(nvs.errors.UnsupportedError, match="pip install mkl"):
-        jax.export.export(jax.jit(lambda v, b: plan(v, b)))(*types)
-    gradient = jax.grad(lambda v, b: solver.solve(solver.factorize(plan, v), b).sum())
-    with pytest.raises(nvs.errors.UnsupportedError, match="pip install mkl"):
-        jax.export.export(jax.jit(gradient))(*types)
-
-
-def test_a_failure_inside_is_told():
-    """What SciPy raises, but for a singular matrix, is not swallowed."""
-    plan = plan_of()
-    jax.block_until_ready(plan(jnp.asarray(A.data), jnp.ones(N)))
-    ring = rings(plan)[0]
-    ring._options["panel_size"] = "wide"
-    with pytest.raises(engines.FAILURES, match="int"):
-        jax.block_until_ready(plan(2 * jnp.asarray(A.data), jnp.ones(N)))
-    nvs.free(plan)
-    oracle.require_solution(A, plan(jnp.asarray(A.data), jnp.ones(N)), np.ones(N))
-
-
-def test_definite_or_not_by_signs_of_pivots():
-    """An indefinite matrix with a positive diagonal, and one that is definite but badly scaled."""
-    a = matrices.tidy(sp.csr_array(np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 3]])))
-    scale = sp.diags_array(10.0 ** np.arange(-6, 7, 4))
-    good = matrices.tidy(sp.csr_array(np.array([[2.0, 1, 0], [1, 2, 1], [0, 1, 2]])))
-    good = matrices.tidy(scale @ good @ scale)
-    for matrix, wanted in ((a, 3), (-a, 3), (good, 0), (-good, 3)):
-        for view in ("full", "lower", "upper"):
-            seen = matrices.seen(matrix, view)
-            if view == "full" and matrix is not good:
-                seen = matrix
-            plan = plan_of(seen, matrix_type="spd", view=view)
-            factor = solver.factorize(plan, jnp.asarray(seen.data))
-            assert int(factor.info.status) == wanted
-            assert (int(factor.info.failing_pivot) >= 0) == (wanted == 3)
-
-
-def test_it_runs_where_mkl_is_not(tmp_path):
-    """In a process that cannot import `mkl` it is the default, and says how to get the other."""
-    code = """
-        import sys
-        sys.modules["mkl"] = None
-        import importlib.metadata as metadata
-        find = metadata.distribution
-        def distribution(name):
-            if name == "mkl":
-                raise metadata.PackageNotFoundError(name)
-            return find(name)
-        metadata.distribution = distribution
-        import numpy as np, scipy.sparse as sp, nvstate as nvs
-        A = sp.diags_array([-1.0, 4.0, -1.0], offsets=[-1, 0, 1], shape=(5, 5)).tocsr()
-        plan = nvs.direct_solver.plan(A.astype("float32"))
-        print(plan.backend, "pip install mkl" in plan.describe())
-    """
-    del tmp_path, code, subprocess, sys, textwrap
+    together(work, threads=16)
