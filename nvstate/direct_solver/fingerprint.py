@@ -29,22 +29,21 @@ def fingerprint(values: Any) -> Any:
         uint32 [B, 4]: two lanes; 1 where a value is NaN or infinite; 0.
     """
     words = _words(values)
-    parts = words.shape[-1]
-    place = jax.lax.broadcasted_iota(np.uint32, words.shape, 1) * np.uint32(parts)
+    place = jax.lax.broadcasted_iota(np.uint32, words.shape, 1) * np.uint32(words.shape[-1])
     place = place + jax.lax.broadcasted_iota(np.uint32, words.shape, 2)
-    lanes = [jnp.sum(_mixed(words, place, *lane), 2, dtype=np.uint32) for lane in _LANES]
-    wild = (~jnp.isfinite(values)).astype(np.uint32)
+    lanes = [_mixed(words, place, *lane) for lane in _LANES]
+    wild = jnp.broadcast_to((~jnp.isfinite(values)).astype(np.uint32)[..., None], words.shape)
     zero = np.uint32(0)
 
     def added(left: Any, right: Any) -> Any:
         return left[0] + right[0], left[1] + right[1], left[2] | right[2]
 
-    sums = jax.lax.reduce((*lanes, wild), (zero, zero, zero), added, (1,))
+    sums = jax.lax.reduce((*lanes, wild), (zero, zero, zero), added, (1, 2))
     return jnp.stack([*sums, jnp.zeros_like(sums[0])], axis=-1)
 
 
 def _words(values: Any) -> Any:
-    """The 32-bit words of each value [B, nnz, 1, 2 or 4]."""
+    """The 32-bit words of each value, uint32 [B, nnz, 1, 2 or 4]."""
     if jnp.iscomplexobj(values):
         return jnp.concatenate([_words(jnp.real(values)), _words(jnp.imag(values))], axis=-1)
     words = jax.lax.bitcast_convert_type(values, np.uint32)

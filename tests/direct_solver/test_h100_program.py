@@ -43,7 +43,7 @@ def calls(hlo, target):
 def test_a_call_of_a_plan_is_one_fused_call():
     hlo, _, _ = compiled(lambda plan, v, b: plan(v, b), VALUES, B)
     assert calls(hlo, "nvstate_cudss_fused_v1") == 1
-    assert not re.search(MOVES, hlo)
+    assert not re.search(MOVES.replace("gather|", "", 1), hlo)  # the residual gathers x
 
 
 def test_a_newton_loop_is_fused_calls():
@@ -74,7 +74,7 @@ def test_a_gradient_has_one_factorization_and_two_solves():
 
     hlo, _, _ = compiled(gradient, VALUES, B)
     assert calls(hlo, "nvstate_cudss_v1") == 3
-    assert hlo.count('"factorize"') == 1
+    assert hlo.count('phase = "factorize"') == 1
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
