@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from nvstate._core import aval, dtypes, host, operands as core_operands, placement
+from nvstate._core import aval, dtypes, host, operands as core_operands, placement, scopes
 from nvstate.direct_solver import edge, operands, primitive, support
 from nvstate.direct_solver.arguments import Transpose, choice, operand_error
 from nvstate.direct_solver.factor import Factor
@@ -72,13 +72,7 @@ def solve(factor: Factor, b: Any, *, transpose: Transpose = "none") -> Any:
     Source: cudssExecute with CUDSS_PHASE_SOLVE and CUDSS_CONFIG_SOLVE_MODE; pardiso, phase 33;
     SciPy's SuperLU.solve.
     """
-    if not isinstance(factor, Factor):
-        raise operand_error(
-            "`solve` takes a factor",
-            "a Factor, from `factorize(plan, values)`",
-            aval.named(factor),
-            "Factorize first: `solve(factorize(plan, values), b)`.",
-        )
+    _require_factor("solve", factor)
     choice("transpose", transpose, Transpose)
     plan = factor.plan
     require(plan, b=b)
@@ -148,6 +142,7 @@ def diagonal(factor: Factor) -> Any:
 
     Source: cudssDataGet with CUDSS_DATA_DIAG; pardiso_getdiag; SciPy's SuperLU.U.
     """
+    _require_factor("diagonal", factor)
     return returned(factor.plan, lambda: _pivots(factor.plan, factor.values, factor.ticket))
 
 
@@ -225,10 +220,24 @@ def require(plan: Any, **given: Any) -> None:
     dtypes.require(plan.where, plan.spec.dtype)
 
 
+def _require_factor(name: str, factor: Any) -> None:
+    if not isinstance(factor, Factor):
+        raise operand_error(
+            f"`{name}` takes a factor",
+            "a Factor, from `factorize(plan, values)`",
+            aval.named(factor),
+            "Factorize first: `factorize(plan, values)`.",
+        )
+
+
 def returned(plan: SolverPlan, run: Any, *arrays: Any) -> Any:
     """What `run` makes of arrays: of a plan of NumPy's, NumPy's arrays."""
+    scopes.enter(plan.static[1])
     traced = any(map(aval.is_traced, (*arrays, *plan.leaves)))
     if plan.placement is None or plan.placement.package != "numpy" or traced:
-        return run(*arrays)
-    device = placement.device(plan.where, plan.placement)
-    return host.through(lambda values, _: run(*values), device, arrays)
+        found = run(*arrays)
+    else:
+        device = placement.device(plan.where, plan.placement)
+        found = host.through(lambda values, _: run(*values), device, arrays)
+    scopes.trim()
+    return found

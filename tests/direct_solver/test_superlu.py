@@ -289,3 +289,63 @@ def test_callbacks_hold_no_lock_of_jaxs():
                 oracle.require_solution(s * scale * A, x, B[0])
 
     together(work, threads=16)
+
+
+@pytest.mark.parametrize("drop", [nvs.free, lambda plan: nvs.cache.clear()], ids=["free", "clear"])
+def test_freed_plans_have_no_rings(drop):
+    plan = solver.plan(A, knobs=solver.SuperLU())
+    solver.factorize(plan, A.data)
+    assert any(ring.owner == plan.spec.family for ring in superlu._rings.values())
+    drop(plan)
+    assert not any(ring.owner == plan.spec.family for ring in superlu._rings.values())
+
+
+def test_a_block_of_resources_drops_its_rings():
+    with nvs.resources():
+        plan = solver.plan(sp.eye_array(11, format="csr"), knobs=solver.SuperLU())
+        solver.factorize(plan, np.ones(11))
+        assert any(ring.owner == plan.spec.family for ring in superlu._rings.values())
+    assert not any(ring.owner == plan.spec.family for ring in superlu._rings.values())
+
+
+def test_what_scipy_raises_is_told(monkeypatch):
+    """All but that a matrix is singular; and the ring stays usable."""
+    plan = SUPERLU.plan(matrices.poisson(5, 5))
+    v, b = jnp.asarray(matrices.poisson(5, 5).data), jnp.ones(25)
+
+    def broken(*args, **keywords):
+        raise MemoryError("no memory for factors")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scipy.sparse.linalg, "splu", broken)
+        with pytest.raises(engines.FAILURES, match="no memory for factors"):
+            jax.block_until_ready(plan(v, b))
+    oracle.require_solution(matrices.poisson(5, 5), plan(v, b), np.ones(25))
+
+
+def test_definiteness_is_the_signs_of_pivots():
+    """Of a positive diagonal that is indefinite, and of a definite matrix of scales far apart."""
+    a = matrices.tidy(sp.csr_array(np.array([[1.0, 2, 0], [2, 1, 0], [0, 0, 3]])))
+    good = matrices.tidy(sp.csr_array(np.array([[2.0, 1, 0], [1, 2, 1], [0, 1, 2]])))
+    scale = sp.diags_array(10.0 ** np.arange(-6, 7, 6))
+    good = matrices.tidy(scale @ good @ scale)
+    for matrix, want in ((a, 3), (matrices.tidy(-a), 3), (good, 0), (matrices.tidy(-good), 3)):
+        for view in ("full", "lower", "upper"):
+            seen = matrices.seen(matrix, view)
+            factor = SUPERLU.factored(seen, matrix_type="spd", view=view)
+            assert int(factor.info.status) == want
+
+
+def test_sixteen_solves_of_one_program():
+    """Independent callbacks, which XLA may start at once on fewer threads."""
+    plan = SUPERLU.plan(A, factor_slots=16)
+
+    @jax.jit
+    def run(plan, v, sides):
+        factors = [solver.factorize(plan, (i + 1.0) * v) for i in range(16)]
+        return [solver.solve(f, b) for f, b in zip(factors, sides, strict=True)]
+
+    sides = oracle.random(np.random.default_rng(2), (16, N), "float64")
+    xs = run(plan, jnp.asarray(A.data), list(map(jnp.asarray, sides)))
+    for i, (x, b) in enumerate(zip(xs, sides, strict=True)):
+        oracle.require_solution((i + 1.0) * A, x, b)
