@@ -79,7 +79,7 @@ def test_a_gradient_has_one_factorization_and_two_solves():
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 def test_fingerprints_are_read_once(dtype):
-    """One variadic reduction of the values, without a temporary of their size."""
+    """One variadic reduction; of what is between, at most two lanes of 32 bits are written."""
     values = jax.ShapeDtypeStruct((A.nnz,), dtype)
     plan = solver.plan((A.indptr, A.indices, values))
     b = jax.ShapeDtypeStruct((400,), dtype)
@@ -89,9 +89,9 @@ def test_fingerprints_are_read_once(dtype):
 
     hlo, _, memory = compile_h100(solve, values, b)
     assert calls(hlo, "nvstate_cudss_v1") == 2
-    nbytes = A.nnz * np.dtype(dtype).itemsize
+    lanes, rest = 8 * A.nnz, 2048
     if dtype != "complex128":  # whose parts XLA writes out first
-        assert memory.temp_size_in_bytes < nbytes
+        assert memory.temp_size_in_bytes < lanes + rest
 
 
 def test_right_hand_sides_under_vmap_are_columns():
