@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 import itertools
 import secrets
 import threading
@@ -28,7 +29,6 @@ OK, PERTURBED, BREAKDOWN, INDEFINITE, INFINITE = range(5)  # words of `Numerics.
 KEPT = 64  # rings, of which those used longest ago go first
 ACCURATE = 0.1  # a probe that is farther off has no right digit
 
-_nonce = np.frombuffer(secrets.token_bytes(8), np.uint32)
 _stamps = itertools.count(1)
 _lock = threading.Lock()  # of what follows
 _rings: collections.OrderedDict[str, Ring] = collections.OrderedDict()
@@ -49,6 +49,12 @@ class _Slot:
     elements: list[_Element]
     names: dict[bytes, int]  # tickets that name an element, also those that missed it
     used: int
+
+
+@functools.cache
+def _nonce() -> Array:
+    """This process's; not of one that it was forked from when nothing was factorized yet."""
+    return np.frombuffer(secrets.token_bytes(8), np.uint32)
 
 
 class Ring:
@@ -109,7 +115,7 @@ class Ring:
     def tickets(self, slot: _Slot) -> Array:
         """The words [B, 8] that name the factorizations of a slot."""
         place, stamp = self._slots.index(slot), next(_stamps)
-        words = [*_nonce, place, 0, stamp & 0xFFFFFFFF, stamp >> 32, 0, 0]
+        words = [*_nonce(), place, 0, stamp & 0xFFFFFFFF, stamp >> 32, 0, 0]
         tickets = np.tile(np.array(words, np.uint32), (len(slot.elements), 1))
         tickets[:, 3] = np.arange(len(slot.elements))
         slot.names.update({ticket.tobytes(): i for i, ticket in enumerate(tickets)})
