@@ -56,10 +56,10 @@ def disabled_checks() -> list[Any]:
 
 
 def register() -> None:
-    """Register nvstate's targets with XLA, as the first compilation for CUDA does by itself.
+    """Register nvstate's targets with XLA, as the first compilation does by itself.
 
-    For a process that compiles nothing and runs exported programs. Calling it again is harmless; it
-    touches no device.
+    For a process that compiles nothing and runs exported programs, on CUDA or on CPUs. Calling it
+    again is harmless; it touches no device. It opens MKL if that is installed.
 
     Raises:
         LibraryError: the native library is missing, or newer than this jaxlib.
@@ -68,3 +68,4 @@ def register() -> None:
         >>> nvs.register()
     """
     _native.register()
+    _native.register_cpu()

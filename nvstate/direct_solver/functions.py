@@ -143,6 +143,7 @@ def diagonal(factor: Factor) -> Any:
     Source: cudssDataGet with CUDSS_DATA_DIAG; pardiso_getdiag; SciPy's SuperLU.U.
     """
     _require_factor("diagonal", factor)
+    require(factor.plan)
     return returned(factor.plan, lambda: _pivots(factor.plan, factor.values, factor.ticket))
 
 
@@ -203,7 +204,7 @@ def _way(plan: SolverPlan, transpose: Transpose) -> tuple[bool, bool]:
 
 
 def require(plan: Any, **given: Any) -> None:
-    """Refuse operands that are not the plan's."""
+    """Refuse operands that are not the plan's, and note in the open scopes that it will run."""
     if not isinstance(plan, SolverPlan):
         raise operand_error(
             "a plan comes first",
@@ -218,6 +219,7 @@ def require(plan: Any, **given: Any) -> None:
             operands.require_b(plan.spec.n, plan.spec.dtype, x)  # x is like b
         core_operands.alone(plan, plan.places["values" if name == "values" else "b"], x)
     dtypes.require(plan.where, plan.spec.dtype)
+    scopes.enter(plan.static[1])
 
 
 def _require_factor(name: str, factor: Any) -> None:
@@ -232,7 +234,6 @@ def _require_factor(name: str, factor: Any) -> None:
 
 def returned(plan: SolverPlan, run: Any, *arrays: Any) -> Any:
     """What `run` makes of arrays: of a plan of NumPy's, NumPy's arrays."""
-    scopes.enter(plan.static[1])
     traced = any(map(aval.is_traced, (*arrays, *plan.leaves)))
     if plan.placement is None or plan.placement.package != "numpy" or traced:
         found = run(*arrays)
