@@ -35,7 +35,9 @@ def plan(engine):
 
 
 def factor_of(engine, plan, seed):
-    return solver.factorize(plan, plan.values_of(engine.there(values_of(seed))))
+    """A factor that is there: programs that do not need one another's results may overtake."""
+    factor = solver.factorize(plan, plan.values_of(engine.there(values_of(seed))))
+    return jax.block_until_ready(factor)
 
 
 def bits(x):
