@@ -92,7 +92,9 @@ def run(plan: SolverPlan) -> Mapping[str, Any] | None:
     said, host = _attributes(plan), plan.host
     own = {"permutation": host.permutation, "reference": host.reference}
     if engine == "cudss":  # for calls that analyse where they are compiled
-        _native.solver_register(said, host.indptr, host.indices, plan.spec.dtype, **own)
+        _native.solver_register(
+            said, host.indptr, host.indices, plan.spec.dtype, permutation=host.permutation
+        )
     facts = _native.solver_analyze(
         engine, device.local_hardware_id, said, host.indptr, host.indices, plan.spec.dtype, **own
     )

@@ -29,7 +29,7 @@ def _registered():
 
 def grid(side, dtype="float64", rng=None):
     """A 2-D Poisson matrix, made unsymmetric where `rng` is given."""
-    line = sp.diags([-1, 2, -1], [-1, 0, 1], (side, side))
+    line = sp.diags([-1.0, 2.0, -1.0], [-1, 0, 1], (side, side))
     a = sp.kronsum(line, line).tocsr().astype(dtype)
     a.sort_indices()
     if rng is not None:
