@@ -23,9 +23,14 @@ PRINTS = {
         r"planned +accuracy ([\d.]+) %, \d+ us per step\njnp +accuracy ([\d.]+) %, \d+ us per step",
         85.0,
     ),
+    "sparse_newton": (
+        r"(\d+) steps of [\d.]+ ms\n\1 factorizations, [01] analysis .*"
+        r"\ngradient .*: ([\d.]+) digits",
+        5.0,
+    ),
     "quickstart": (r"PSNR: out of focus ([\d.]+) dB, restored ([\d.]+) dB", 25.0),
 }
-PICTURES = ["quickstart"]
+PICTURES = ["quickstart", "sparse_newton"]
 
 
 def run(*arguments, cwd):
