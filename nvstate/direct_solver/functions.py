@@ -216,7 +216,7 @@ def require(plan: Any, **given: Any) -> None:
         if name == "values":
             operands.require_values(plan.spec.nnz, plan.spec.dtype, x)
         else:
-            operands.require_b(plan.spec.n, plan.spec.dtype, x)  # x is like b
+            operands.require_b(plan.spec.n, plan.spec.dtype, x, name)  # `x` is like `b`
         core_operands.alone(plan, plan.places["values" if name == "values" else "b"], x)
     dtypes.require(plan.where, plan.spec.dtype)
     scopes.enter(plan.static[1])

@@ -31,22 +31,22 @@ def require_values(nnz: int, dtype: str, values: Any, before: int = 0) -> None:
     _same_dtype("values", dtype, got)
 
 
-def require_b(n: int, dtype: str, b: Any) -> None:
-    """Refuse a right-hand side that is neither [n] nor [n, k] of A's dtype."""
+def require_b(n: int, dtype: str, b: Any, name: str = "b") -> None:
+    """Refuse a right-hand side, or a solution, that is neither [n] nor [n, k] of A's dtype."""
     if not aval.is_array(b):
         return
     got = aval.type_of(b)
     if len(got.shape) not in (1, 2) or got.shape[0] != n:
         turned = len(got.shape) == 2 and got.shape[1] == n
         raise operand_error(
-            "operand `b` does not match its plan",
+            f"operand `{name}` does not match its plan",
             f"{dtype}[{n}] or {dtype}[{n},k]",
             str(got),
-            "Pass `b.T`: right-hand sides are columns."
+            f"Pass `{name}.T`: right-hand sides are columns."
             if turned
             else "Pass right-hand sides as columns; use `jax.vmap` over further axes.",
         )
-    _same_dtype("b", dtype, got)
+    _same_dtype(name, dtype, got)
 
 
 def _same_dtype(name: str, dtype: str, got: aval.OperandType) -> None:

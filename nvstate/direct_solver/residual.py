@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from nvstate._core import aval
 from nvstate.direct_solver import edge, lowering
-from nvstate.direct_solver.arguments import Transpose, choice
+from nvstate.direct_solver.arguments import Transpose, choice, operand_error
 from nvstate.direct_solver.functions import require, returned
 from nvstate.direct_solver.plan import SolverPlan
 from nvstate.direct_solver.way import Way
@@ -47,6 +48,10 @@ def backward_error(
     """
     choice("transpose", transpose, Transpose)
     require(plan, values=values, x=x, b=b)
+    if x.shape != b.shape:
+        expected, got = (str(aval.type_of(y)) for y in (b, x))
+        do = "Pass an x for each right-hand side."
+        raise operand_error("operand `x` does not match `b`", expected, got, do)
     run = functools.partial(_error, plan, transpose=transpose)
     return returned(plan, run, values, x, b)
 
