@@ -134,3 +134,29 @@ def test_a_mesh_that_is_partly_manual_is_refused(name):
     )
     with pytest.raises(nvs.errors.UnsupportedError, match="all axes of the mesh"):
         jax.jit(mapped)(put(mesh, VALUES, "x"), put(mesh, SIDES, "x"))
+
+
+@CPU_ENGINES
+@pytest.mark.parametrize("fused", [True, False])
+def test_right_hand_sides_that_devices_share(name, fused):
+    """What is solved with values of each device is each device's, and b's cotangents are added."""
+    plan, mesh = plan_of(name), mesh_of(4)
+
+    def solved(values, b):
+        return plan(values, b) if fused else solver.solve(solver.factorize(plan, values), b)
+
+    def local(values, b):
+        x = solved(values[0], b)
+        return jax.lax.psum(jnp.sum(jnp.sin(x)), "x"), x[None]
+
+    total = jax.shard_map(local, mesh=mesh, in_specs=(P("x"), P()), out_specs=(P(), P("x")))
+    args = put(mesh, VALUES[:4], "x"), put(mesh, SIDES[0])
+    (loss, xs), found = jax.jit(jax.value_and_grad(total, argnums=(0, 1), has_aux=True))(*args)
+    dense = [member(i).toarray() for i in range(4)]
+    want = np.stack([np.linalg.solve(a, SIDES[0]) for a in dense])
+    np.testing.assert_allclose(xs, want, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(loss, np.sin(want).sum(), rtol=1e-12)
+    rights = np.stack([np.linalg.solve(a.T, np.cos(x)) for a, x in zip(dense, want, strict=True)])
+    entries = -rights[:, matrices.rows_of(A)] * want[:, A.indices]
+    np.testing.assert_allclose(found[0], entries, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(found[1], rights.sum(0), rtol=1e-10, atol=1e-12)
