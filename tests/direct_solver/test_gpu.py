@@ -16,6 +16,9 @@ import pytest
 import scipy.sparse as sp
 
 import nvstate as nvs
+from nvstate import _native
+from nvstate._core import lower
+from nvstate.direct_solver.attributes import attributes
 from tests.case import relative_l2
 from tests.core.test_threads import together
 from tests.direct_solver import engines, matrices, oracle
@@ -403,6 +406,40 @@ def test_options(options):
         oracle.require_solution(
             a, solver.solve(factor, put(b), transpose="transpose"), b, "transpose"
         )
+
+
+def read_back(plan):
+    """What cuDSS says of its configuration after a plan's options were set."""
+    said = attributes(plan.spec, plan.choices, "factorize", False, 2)
+    return _native.cudss_config({name: lower.attribute(value) for name, value in said})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        *({"knobs": solver.CuDSS(**knob)} for knob in KNOBS.values()),
+        {"reordering": "amd"},
+        {"reordering": "colamd", "knobs": solver.CuDSS(max_lu_nnz=100000)},
+        {"matching": "product"},
+        {"pivoting": "none"},
+        {"pivot_threshold": 0.25},
+        {"pivot_epsilon": 1e-9},
+        {"refinement_steps": 3},
+        {"deterministic": True},
+        {"hybrid_memory": True},
+        {"hybrid_memory": True, "knobs": solver.CuDSS(register_host_memory=False)},
+        {"hybrid_memory": 1 << 30},
+        {"hybrid_execute": True},
+        {"host_threads": 3},
+    ],
+    ids=str,
+)
+def test_every_option_reaches_the_library(options):
+    a = matrices.convection(10)
+    usual, found = read_back(CUDSS.plan(a)), read_back(CUDSS.plan(a, **options))
+    changed = {name: (usual[name], found[name]) for name in usual if usual[name] != found[name]}
+    print(changed)
+    assert changed
 
 
 @pytest.mark.parametrize("pivoting", ["auto", "none", "diagonal", "bunch_kaufman"])
