@@ -43,11 +43,13 @@ def absolute_rows(spec: SolverSpec, rows: Any, indices: Any, values: Any) -> Any
     """Sums of absolute values along each row of M [B, n], real."""
     sizes = jnp.abs(values)[:, None, :]
     zero = jnp.zeros((*values.shape[:-1], 1, spec.n), sizes.dtype)
-    sums = _added(zero, rows, sizes)
-    if spec.stored_view != "full":
-        off = jnp.where(rows == indices, jnp.zeros((), sizes.dtype), sizes)
-        sums = sums + _added(zero, indices, off)
-    return sums[:, 0]
+    if spec.stored_view == "full":
+        return _added(zero, rows, sizes)[:, 0]
+    diagonal = rows == indices
+    if spec.matrix_type in ("hermitian", "hpd"):
+        sizes = jnp.where(diagonal, jnp.abs(jnp.real(values))[:, None, :], sizes)
+    off = jnp.where(diagonal, jnp.zeros((), sizes.dtype), sizes)
+    return (_added(zero, rows, sizes) + _added(zero, indices, off))[:, 0]
 
 
 def dense(spec: SolverSpec, rows: Any, indices: Any, values: Any) -> Any:
