@@ -142,7 +142,7 @@ def shared(
             return exported(ctx, *operands, **params)
         if compat.device_count(ctx) == 1 or compat.is_manual(ctx):
             return library(ctx, *operands, **params)
-        split.require(**params)
+        split.require(params["spec"], params["choices"])
         results = several(ctx, *operands, **params)
         compat.name_custom_partitioning(results, named(**params))
         return results
