@@ -27,7 +27,6 @@ def define_several(
     transpose: Callable[[Any, Any, Any, Any], Any] | None = None,
     cpu: Callable[..., Sequence[Any]] | None = None,
     cuda: Callable[..., Sequence[Any]] | None = None,
-    leaving: Callable[..., Sequence[Any]] | None = None,
     split: Split | None = None,
     cpu_split: Split | None = None,
 ) -> Operation:
@@ -51,7 +50,6 @@ def define_several(
             operand, in which alone the results are linear; None: they are linear in none.
         cpu: (spec, *operands, choices) -> the results through a library; None: the reference.
         cuda: the same on CUDA.
-        leaving: `cuda` of a program that leaves the process; None: the same.
         split: how several GPUs share it; None: `cuda` is made of primitives that say so.
         cpu_split: the same of `cpu`.
 
@@ -112,25 +110,17 @@ def define_several(
         ad.primitive_transposes[primitive] = transpose_rule
     register(primitive, operation, reference, cuda)
     if cuda is not None and split is not None:
-        mlir.register_lowering(primitive, shared(split, cuda, leaving), platform="cuda")
+        mlir.register_lowering(primitive, shared(split, cuda), platform="cuda")
     if cpu is not None and cpu_split is not None:
         mlir.register_lowering(primitive, shared(cpu_split, cpu), platform="cpu")
     return operation
 
 
-def shared(
-    split: Split,
-    run: Callable[..., Sequence[Any]],
-    leaving: Callable[..., Sequence[Any]] | None = None,
-) -> Any:
+def shared(split: Split, run: Callable[..., Sequence[Any]]) -> Any:
     """The lowering for a platform, also for several devices."""
-
-    def lowered(function: Callable[..., Sequence[Any]]) -> Any:
-        return mlir.lower_fun(
-            lambda *x, spec, choices: function(spec, *x, choices), multiple_results=True
-        )
-
-    library, exported = lowered(run), lowered(leaving or run)
+    library = mlir.lower_fun(
+        lambda *x, spec, choices: run(spec, *x, choices), multiple_results=True
+    )
     divided = splitting.divided(split, run)
     several = mlir.lower_fun(
         lambda *x, spec, choices: divided((spec, choices), *x), multiple_results=True
@@ -138,9 +128,8 @@ def shared(
 
     def lower(ctx: Any, *operands: Any, **params: Any) -> Any:
         # As on CPUs: not what leaves the process, nor beside manual axes.
-        if compat.is_exporting(ctx):
-            return exported(ctx, *operands, **params)
-        if compat.device_count(ctx) == 1 or compat.is_manual(ctx):
+        alone = compat.device_count(ctx) == 1 or compat.is_manual(ctx) or compat.is_exporting(ctx)
+        if alone:
             return library(ctx, *operands, **params)
         split.require(params["spec"], params["choices"])
         results = several(ctx, *operands, **params)

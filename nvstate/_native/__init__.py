@@ -30,8 +30,6 @@ from nvstate._native.cudss import (
     cudss_config,
     cudss_jit_cache,
     cudss_version,
-    solver_register,
-    solver_registered_bytes,
 )
 from nvstate._native.cufft import (
     Layout,
@@ -96,6 +94,4 @@ __all__ = [
     "solver_array",
     "solver_count",
     "solver_counts",
-    "solver_register",
-    "solver_registered_bytes",
 ]

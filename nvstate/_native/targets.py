@@ -16,14 +16,12 @@ STAGES = {  # of each target; with initialize, it may be captured in a CUDA grap
     "nvstate_cublaslt_matmul_v1": ("instantiate", "initialize", "execute"),
     "nvstate_cublaslt_autotune_v1": ("instantiate", "execute"),
     "nvstate_cudss_v1": ("instantiate", "execute"),
-    "nvstate_cudss_fused_v1": ("instantiate", "initialize", "execute"),
 }
 STATES = {  # of each target, the type of its state
     "nvstate_cufft_v1": "nvstate.cufft.site.v1",
     "nvstate_cublaslt_matmul_v1": "nvstate.cublaslt.matmul.site.v1",
     "nvstate_cublaslt_autotune_v1": "nvstate.cublaslt.autotune.site.v1",
     "nvstate_cudss_v1": "nvstate.cudss.site.v1",
-    "nvstate_cudss_fused_v1": "nvstate.cudss.fused.site.v1",
 }
 SPLITS = ("nvstate_cufft_v1", "nvstate_cublaslt_matmul_v1")  # along batch dimensions
 

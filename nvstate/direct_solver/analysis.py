@@ -91,10 +91,6 @@ def run(plan: SolverPlan) -> Mapping[str, Any] | None:
     start, before = log.now(), scopes.native_bytes()
     said, host = _attributes(plan), plan.host
     own = {"permutation": host.permutation, "reference": host.reference}
-    if engine == "cudss":  # for calls that analyse where they are compiled
-        _native.solver_register(
-            said, host.indptr, host.indices, plan.spec.dtype, permutation=host.permutation
-        )
     facts = _native.solver_analyze(
         engine, device.local_hardware_id, said, host.indptr, host.indices, plan.spec.dtype, **own
     )

@@ -24,9 +24,9 @@ def rule(names: tuple[str, ...], run: Callable[..., Sequence[Any]]) -> Rule:
         size = next(x.shape[d] for x, d in zip(args, dims, strict=True) if d is not None)
         given = dict(zip(names, args, strict=True))
         axes = dict(zip(names, dims, strict=True))
-        for name in PATTERN:  # of one digest, so all members' are equal
+        for name in PATTERN:
             if axes[name] is not None:
-                given[name] = jnp.take(given[name], 0, axis=axes[name], mode="clip")
+                given[name] = _one(given[name], axes[name])
         moved = [n for n in names if n not in PATTERN and n != "b" and axes[n] is not None]
         if not moved and axes.get("b") is not None:
             return _columns(way, given, axes["b"], choices)
@@ -48,6 +48,18 @@ def rule(names: tuple[str, ...], run: Callable[..., Sequence[Any]]) -> Rule:
         return [x.reshape(b.shape), *rest], [1, *[None] * len(rest)]
 
     return batched
+
+
+def _one(x: Any, dim: int) -> Any:
+    """One of the members, which have one digest and so are equal.
+
+    Not by a slice: XLA for GPUs passes the whole of what is sliced to a call, under its own type.
+    Nor of the real parts alone, as a maximum of complex numbers would be.
+    """
+    members = x.shape[dim]
+    first = jnp.arange(members) == 0
+    kept = jnp.where(jnp.expand_dims(first, [i for i in range(x.ndim) if i != dim]), x, 0)
+    return kept.sum(axis=dim, dtype=x.dtype)
 
 
 def _merged(x: Any, dim: int | None, size: int) -> Any:

@@ -19,7 +19,7 @@ from nvstate.direct_solver.arguments import unsupported
 from nvstate.direct_solver.choices import Choices
 from nvstate.direct_solver.spec import SolverSpec
 
-CUDSS, FUSED, PARDISO = "nvstate_cudss_v1", "nvstate_cudss_fused_v1", "nvstate_pardiso_v1"
+CUDSS, PARDISO = "nvstate_cudss_v1", "nvstate_pardiso_v1"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Call:
     Attributes:
         spec: the system.
         choices: of the plan.
-        phase: "factorize", "solve", "factorize_solve" or "diagonal".
+        phase: "factorize", "solve", "factorize_solve" or "diagonal"; on CUDA also "fused", which
+            keeps no factors.
         transposed: whether it solves with the transpose.
         results: (shape, dtype) of each result.
-        fused: whether it is the call that leaves no factors, on CUDA.
     """
 
     spec: SolverSpec
@@ -40,7 +40,6 @@ class Call:
     phase: str
     transposed: bool
     results: tuple[tuple[tuple[int, ...], str], ...]
-    fused: bool = False
 
 
 _call = Primitive("nvstate_direct_solver_call")
@@ -101,7 +100,7 @@ def _native_call(ctx: Any, operands: Any, call: Call, target: str) -> Any:
 def _lower_cuda(ctx: Any, *operands: Any, call: Call) -> Any:
     _require_local(ctx)
     _native.register()
-    return _native_call(ctx, operands, call, FUSED if call.fused else CUDSS)
+    return _native_call(ctx, operands, call, CUDSS)
 
 
 def _lower_cpu(ctx: Any, *operands: Any, call: Call) -> Any:

@@ -26,7 +26,7 @@ def factorize(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
     members = values.shape[0]
     if not members:
         return [jnp.zeros((0, WORDS), np.uint32), jnp.zeros((0, WORDS), np.int32)]
-    given = (*_told(pattern), values, *_prints(values, on_cuda))
+    given = (*_told(pattern), values, *_beside(way, pattern, values, on_cuda))
     return call(given, _call(way, choices, "factorize", _tickets(members)))
 
 
@@ -54,7 +54,7 @@ def factorize_solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any
     *pattern, values, b, choices = operands
     if 0 in b.shape:
         return [jnp.zeros_like(b), *factorize(way, *pattern, values, choices, on_cuda=on_cuda)]
-    given = (*_told(pattern), values, *_prints(values, on_cuda), b)
+    given = (*_told(pattern), values, *_beside(way, pattern, values, on_cuda), b)
     said = _solution(b) + _tickets(values.shape[0])
     return call(given, _call(way, choices, "factorize_solve", said))
 
@@ -75,18 +75,15 @@ def waiting(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
 
 
 def fused(way: Way, *operands: Any) -> list[Any]:
-    """(x,) on CUDA, by the call that XLA may capture, where there can be one."""
+    """(x,) on CUDA, by the call that waits for nothing, where there can be one."""
     *pattern, values, b, choices = operands
     spec = way.spec
-    if 0 in b.shape or values.shape[0] != 1 or not _is_capturable(spec, choices):
+    if 0 in b.shape or values.shape[0] != 1 or not _needs_no_answer(spec, choices):
         return waiting(way, *operands, on_cuda=True)
     _, indices, rows, *_ = pattern
-    signs = jnp.where(_signs(spec.n) < 2**31, 1, -1).astype(values.dtype)[None, None]
-    product_of = lambda x: product.product(  # noqa: E731
-        spec, rows, indices, values, x, transposed=way.transposed
-    )
-    given = jnp.concatenate([b, product_of(signs)], axis=1)
-    made = Call(spec, choices, "factorize_solve", way.transposed, _solution(given), fused=True)
+    signs, image = _probe(way, pattern, values)
+    given = jnp.concatenate([b, image], axis=1)
+    made = _call(way, choices, "fused", _solution(given))
     (whole,) = call((*_told(pattern), values, given), made)
     x, probe = whole[:, :-1], whole[:, -1:]
     right = jnp.abs(probe - signs).max() <= RIGHT  # not where it is NaN
@@ -109,7 +106,7 @@ def backward_error(way: Way, rows: Any, indices: Any, values: Any, x: Any, b: An
     return jnp.where(size == 0, size, size / jnp.where(scale == 0, 1, scale))
 
 
-def _is_capturable(spec: Any, choices: Choices) -> bool:
+def _needs_no_answer(spec: Any, choices: Choices) -> bool:
     """Whether cuDSS can factorize and solve without being asked what happened.
 
     Its error indicator for a matrix that is not definite stays until the host resets it.
@@ -123,8 +120,14 @@ def _is_capturable(spec: Any, choices: Choices) -> bool:
     )
 
 
-def _signs(n: int) -> Any:
-    return jnp.arange(n, dtype=np.uint32) * np.uint32(2654435761)  # 2³² over the golden ratio
+def _probe(way: Way, pattern: Any, values: Any) -> tuple[Any, Any]:
+    """The vector e of ±1 [1, 1, n], and M e [B, 1, n], which a solve must bring back to it."""
+    _, indices, rows, *_ = pattern
+    place = jnp.arange(way.spec.n, dtype=np.uint32) * np.uint32(2654435761)  # 2³²/golden ratio
+    signs = jnp.where(place < 2**31, 1, -1).astype(values.dtype)[None, None]
+    every = jnp.broadcast_to(signs, (values.shape[0], 1, way.spec.n))
+    of = product.product(way.spec, rows, indices, values, every, transposed=way.transposed)
+    return signs, of
 
 
 def _told(pattern: Any) -> tuple[Any, ...]:
@@ -132,8 +135,16 @@ def _told(pattern: Any) -> tuple[Any, ...]:
     return indptr, indices, permutation, reference
 
 
-def _prints(values: Any, on_cuda: bool) -> tuple[Any, ...]:
-    return (fingerprint(values),) if on_cuda else ()
+def _beside(way: Way, pattern: Any, values: Any, on_cuda: bool) -> tuple[Any, ...]:
+    """What cuDSS's factorizations take besides: fingerprints, and what a probe's solve must solve.
+
+    Cholesky's finds by itself what it cannot factorize.
+    """
+    if not on_cuda:
+        return ()
+    if way.spec.matrix_type in ("spd", "hpd"):
+        return fingerprint(values), jnp.zeros((values.shape[0], 0), values.dtype)
+    return fingerprint(values), _probe(Way(way.spec), pattern, values)[1][:, 0]
 
 
 def _check(ticket: Any, prints: Any) -> Any:

@@ -191,7 +191,6 @@ def _defined(
         transpose=transpose,
         cpu=run,
         cuda=cuda or on_cuda,
-        leaving=on_cuda,
         split=sharding.split(names, made, cuda or on_cuda, sharding.anything),
         cpu_split=sharding.split(names, made, run, sharding.not_superlu),
     )

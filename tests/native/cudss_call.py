@@ -1,5 +1,7 @@
 """Calls of cuDSS's targets as lowering will make them: attributes, fingerprints and operands."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +15,8 @@ LANES = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F)
 
 def digest(words):
     """The page's digest, in NumPy, of 64-bit words."""
-    words = np.asarray(words).astype(np.int64).view(np.uint64)
+    words = np.asarray(words)
+    words = words if words.dtype == np.uint64 else words.astype(np.int64).view(np.uint64)
     steps = np.arange(1, len(words) + 1, dtype=np.uint64)
     lanes = []
     for lane in LANES:
@@ -30,7 +33,7 @@ def digest(words):
 def reference_digest(values):
     values = np.ascontiguousarray(values)
     step = np.uint32 if values.dtype == np.float32 else np.uint64
-    return digest(np.concatenate([[values.size], values.view(step).astype(np.uint64)]))
+    return digest(np.concatenate([np.array([values.size], np.uint64), values.view(step)]))
 
 
 def attributes(**changes):
@@ -77,7 +80,8 @@ def attributes(**changes):
 def prints(values):
     """A fingerprint of each row: two lanes of position-dependent words, and whether not finite."""
     parts = jnp.stack([values.real, values.imag], -1) if jnp.iscomplexobj(values) else values
-    bits = jax.lax.bitcast_convert_type(parts, jnp.uint32).reshape(values.shape[0], -1)
+    bits = jax.lax.bitcast_convert_type(parts, jnp.uint32)
+    bits = bits.reshape(values.shape[0], math.prod(bits.shape[1:]))
     place = 2 * jnp.arange(bits.shape[1], dtype=jnp.uint32) + 1
     one = jnp.sum(bits * place, axis=1, dtype=jnp.uint32)
     two = jnp.sum((bits ^ (bits >> 13)) * (place ^ 0x9E3779B9), axis=1, dtype=jnp.uint32)
@@ -119,15 +123,6 @@ class System:
             reference=self.reference,
         )
 
-    def register(self):
-        _native.solver_register(
-            self.attributes,
-            self.indptr,
-            self.indices,
-            np.dtype(self.dtype).name,
-            permutation=self.permutation,
-        )
-
     def call(self, results, operands, target="nvstate_cudss_v1", **changes):
         pattern = [self.indptr, self.indices, self.permutation, self.reference]
         types = [jax.ShapeDtypeStruct(dims, dtype) for dims, dtype in results]
@@ -139,7 +134,7 @@ class System:
 
     def factorize(self, values, **changes):
         """Ticket and info."""
-        operands = [values, prints(values)]
+        operands = [values, prints(values), self.probe(values)]
         return self.call(self.outcome(len(values)), operands, phase="factorize", **changes)
 
     def solve(self, values, ticket, b, **changes):
@@ -159,8 +154,12 @@ class System:
     def factorize_solve(self, values, b, **changes):
         """x, ticket and info."""
         results = [(b.shape, b.dtype), *self.outcome(len(values))]
-        operands = [values, prints(values), b]
+        operands = [values, prints(values), self.probe(values), b]
         return self.call(results, operands, phase="factorize_solve", **changes)
+
+    def probe(self, values):
+        """Nothing: the handler itself then computes what a probe must solve."""
+        return jnp.zeros((len(values), 0), values.dtype)
 
     def diagonal(self, values, ticket):
         check = jnp.concatenate([ticket, prints(values)], axis=1)
@@ -168,13 +167,7 @@ class System:
         return self.call(results, [values, check], phase="diagonal")[0]
 
     def fused(self, values, b, **changes):
-        return self.call(
-            [(b.shape, b.dtype)],
-            [values, b],
-            "nvstate_cudss_fused_v1",
-            phase="factorize_solve",
-            **changes,
-        )[0]
+        return self.call([(b.shape, b.dtype)], [values, b], phase="fused", **changes)[0]
 
     def matrix(self, values, *, transposed=False):
         """What a row of stored values means, as SciPy's CSC."""

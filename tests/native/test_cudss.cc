@@ -131,7 +131,7 @@ void TestSlots() {
   const auto ring = Made(OptionsOf("general"), 1);
   int64_t slots[3];
   for (int i = 0; i < 3; ++i) {
-    slots[i] = ring->Factorize(0, Scaled({1.0 + i}).data(), Prints(1));
+    slots[i] = ring->Factorize(0, Scaled({1.0 + i}).data(), Prints(1), nullptr);
     Solves(*ring, slots[i], {1.0 + i});
     Solves(*ring, slots[i], {1.0 + i}, true);
   }
@@ -141,16 +141,16 @@ void TestSlots() {
 
 void TestBatch() {
   const auto ring = Made(OptionsOf("general"), 3);
-  const int64_t slot = ring->Factorize(0, Scaled({1, 2, 3}).data(), Prints(3));
+  const int64_t slot = ring->Factorize(0, Scaled({1, 2, 3}).data(), Prints(3), nullptr);
   EXPECT(ring->IsUniform(slot));
   Solves(*ring, slot, {1, 2, 3});
   Solves(*ring, slot, {1, 2, 3}, true);
-  const int64_t with_nan = ring->Factorize(0, Scaled({1, 2, 3}).data(), Prints(3, 1));
+  const int64_t with_nan = ring->Factorize(0, Scaled({1, 2, 3}).data(), Prints(3, 1), nullptr);
   EXPECT(Statuses(*ring, with_nan) == Ints({0, 4, 0}));
   Solves(*ring, with_nan, {1, 2, 3});
   EXPECT(with_nan != slot);
   const auto inertia = Made(OptionsOf("symmetric"), 3);  // each element's own
-  const int64_t own = inertia->Factorize(0, Scaled({1, -2, 3}).data(), Prints(3, 2));
+  const int64_t own = inertia->Factorize(0, Scaled({1, -2, 3}).data(), Prints(3, 2), nullptr);
   EXPECT(!inertia->IsUniform(own));
   EXPECT(Statuses(*inertia, own) == Ints({0, 0, 4}));
   EXPECT(inertia->slots()[own].numerics[0].positive == 3);
@@ -160,14 +160,14 @@ void TestBatch() {
 
 void TestOneBadMember() {
   const auto ring = Made(OptionsOf("spd"), 3);
-  const int64_t good = ring->Factorize(0, Scaled({1, 2, 3}).data(), Prints(3));
-  const int64_t slot = ring->Factorize(0, Scaled({1, -1, 3}).data(), Prints(3));
+  const int64_t good = ring->Factorize(0, Scaled({1, 2, 3}).data(), Prints(3), nullptr);
+  const int64_t slot = ring->Factorize(0, Scaled({1, -1, 3}).data(), Prints(3), nullptr);
   EXPECT(Statuses(*ring, slot) == Ints({0, 3, 0}));
   EXPECT(ring->slots()[slot].numerics[1].failing_pivot == 0);
   Solves(*ring, slot, {1, -1, 3});
   Solves(*ring, good, {1, 2, 3});  // still the uniform one
   for (const double scale : {-1.0, 4.0}) {
-    const int64_t again = ring->Factorize(0, Scaled({scale, 2, 3}).data(), Prints(3));
+    const int64_t again = ring->Factorize(0, Scaled({scale, 2, 3}).data(), Prints(3), nullptr);
     EXPECT(Statuses(*ring, again) == Ints({scale < 0 ? 3 : 0, 0, 0}));
     Solves(*ring, again, {scale, 2, 3});
   }
@@ -177,13 +177,13 @@ void TestPerturbed() {
   const auto ring = Made(OptionsOf("general"), 1);
   std::vector<double> values = kValues;
   values[0] = 4e-14;  // replaced: some digits of x are right
-  int64_t slot = ring->Factorize(0, values.data(), Prints(1));
+  int64_t slot = ring->Factorize(0, values.data(), Prints(1), nullptr);
   EXPECT(Statuses(*ring, slot) == Ints({1}));
   EXPECT(ring->slots()[slot].numerics[0].perturbed_pivots == 1);
-  slot = ring->Factorize(0, Scaled({0}).data(), Prints(1));  // none is
+  slot = ring->Factorize(0, Scaled({0}).data(), Prints(1), nullptr);  // none is
   EXPECT(Statuses(*ring, slot) == Ints({2}));
   Solves(*ring, slot, {0});  // NaN
-  slot = ring->Factorize(0, kValues.data(), Prints(1));
+  slot = ring->Factorize(0, kValues.data(), Prints(1), nullptr);
   EXPECT(Statuses(*ring, slot) == Ints({0}));
   Solves(*ring, slot, {1});
 }
@@ -196,7 +196,7 @@ void TestReusedPivots() {
   const int64_t full = counters.factorizations, again = counters.refactorizations;
   const auto ring = Made(options, 2, &kValues);
   for (int i = 0; i < 3; ++i) {  // of two slots
-    Solves(*ring, ring->Factorize(0, Scaled({1, 2}).data(), Prints(2)), {1, 2});
+    Solves(*ring, ring->Factorize(0, Scaled({1, 2}).data(), Prints(2), nullptr), {1, 2});
   }
   EXPECT(counters.factorizations - full == 4 && counters.refactorizations - again == 6);
   try {
@@ -214,7 +214,7 @@ void TestColumnsAlone() {
     solver::Options options = OptionsOf("general");
     (hybrid ? options.hybrid_execute : options.deterministic) = true;
     const auto ring = Made(options, 2);
-    Solves(*ring, ring->Factorize(0, Scaled({1, 2}).data(), Prints(2)), {1, 2});
+    Solves(*ring, ring->Factorize(0, Scaled({1, 2}).data(), Prints(2), nullptr), {1, 2});
   }
 }
 
@@ -223,10 +223,11 @@ void TestMemory(const std::function<int64_t()>& allocated,
   EXPECT(allocated() == 0);
   const auto ring = Made(OptionsOf("general", 3), 1);
   EXPECT(ring->bytes() == allocated());
-  const int64_t slot = ring->Factorize(0, kValues.data(), Prints(1));
+  const int64_t slot = ring->Factorize(0, kValues.data(), Prints(1), nullptr);
   limit(allocated() + 5000);  // one more data object
-  EXPECT(ring->Factorize(0, kValues.data(), Prints(1)) != slot);
-  EXPECT(ring->Factorize(0, kValues.data(), Prints(1)) == slot);  // none is made that cannot fit
+  EXPECT(ring->Factorize(0, kValues.data(), Prints(1), nullptr) != slot);
+  EXPECT(ring->Factorize(0, kValues.data(), Prints(1), nullptr) ==
+         slot);  // none is made that cannot fit
   ring->context().memory();
   limit(100);
   try {
@@ -237,7 +238,7 @@ void TestMemory(const std::function<int64_t()>& allocated,
     EXPECT(std::string(failure.what()).find("factor_slots=1") != std::string::npos);
   }
   limit(INT64_MAX);
-  Solves(*ring, ring->Factorize(0, kValues.data(), Prints(1)), {1});
+  Solves(*ring, ring->Factorize(0, kValues.data(), Prints(1), nullptr), {1});
 }
 
 }  // namespace

@@ -184,18 +184,3 @@ def test_wheels_file_is_found_without_loading_it(monkeypatch, tmp_path):
     monkeypatch.setattr(locate.importlib.metadata, "files", lambda name: listed.get(name))
     assert list(locate.in_wheels("cudss")) == [str(path)]
     assert list(locate.in_wheels("cufft")) == []
-
-
-def test_pattern_is_registered_once_and_not_if_edited():
-    import scipy.sparse as sp
-
-    system = System(sp.random(20, 20, 0.2, format="csr", rng=1) + sp.eye(20))
-    before = _native.solver_registered_bytes()
-    system.register()
-    once = _native.solver_registered_bytes()
-    assert once - before == system.indptr.nbytes + system.indices.nbytes
-    system.register()
-    assert _native.solver_registered_bytes() == once
-    system.indices[0] ^= 1
-    with pytest.raises(ValueError, match="pattern was edited"):
-        system.register()

@@ -595,7 +595,6 @@ def test_fused_with_changing_values_and_addresses(options, kind, k, changes):
     system, values = typed(kind, "full", "float64", 20)
     if changes.get("transposed") and kind != "general":
         pytest.skip("only a general matrix is solved transposed")
-    system.register()
     function = jax.jit(lambda v, b: system.fused(v, b, **changes) + 0, compiler_options=options)
     keep = []
     for i in range(12):
@@ -609,7 +608,6 @@ def test_fused_with_changing_values_and_addresses(options, kind, k, changes):
 @pytest.mark.parametrize("options", [GRAPHS, NO_GRAPHS], ids=["graphs", "no-graphs"])
 def test_fused_in_a_chain_and_a_scan(options):
     system, values = typed("general", "full", "float64", 20)
-    system.register()
 
     def step(carry, i):
         v, b = carry
@@ -633,7 +631,6 @@ def test_fused_in_a_chain_and_a_scan(options):
 
 def test_fused_recovers_from_nan_and_from_singular_values():
     system, values = typed("general", "full", "float64", 20)
-    system.register()
     function = jax.jit(system.fused, compiler_options=GRAPHS)
     b = rhs(system)
     for _ in range(3):
@@ -644,7 +641,6 @@ def test_fused_recovers_from_nan_and_from_singular_values():
 
 def test_fused_beside_the_waiting_target():
     system, values = typed("general", "full", "float64", 20)
-    system.register()
 
     @jax.jit
     def both(v, b):
@@ -655,12 +651,6 @@ def test_fused_beside_the_waiting_target():
     for i in range(5):
         for x in both(values * (1 + i), b):
             assert_solves(system, values * (1 + i), b, x)
-
-
-def test_fused_without_a_registered_pattern_says_what_to_do():
-    system, values = typed("general", "full", "float64", 13)
-    with pytest.raises(jax.errors.JaxRuntimeError, match="plan this pattern in this process first"):
-        jax.jit(system.fused)(values, rhs(system)).block_until_ready()
 
 
 def test_fused_refuses_definite_types():

@@ -120,26 +120,6 @@ NVS_EXPORT int nvstate_cudss_config(const char* attributes, int64_t batch, int64
   });
 }
 
-// A host copy of a pattern, for calls that are analysed when they cannot read buffers.
-NVS_EXPORT int nvstate_solver_register(const char* attributes, const char* dtype, int64_t n,
-                                       int64_t nnz, const void* indptr, int offset_bytes,
-                                       const void* indices, int index_bytes,
-                                       const int32_t* permutation) {
-  return Called([&] {
-    nvstate::TextAttributes source(attributes);
-    const solver::Request request(source);
-    source.Done();
-    solver::ElementNamed(dtype);
-    const solver::Pattern pattern{n, nnz, indptr, offset_bytes, indices, index_bytes};
-    cudss::Patterns::Global().Add(request.options, std::make_shared<const cudss::HostPattern>(
-                                                       request.options, pattern, permutation));
-  });
-}
-
-NVS_EXPORT int nvstate_solver_registered_bytes(int64_t* bytes) {
-  return Called([&] { *bytes = cudss::Patterns::Global().bytes(); });
-}
-
 // The folder of kernels that cuDSS compiles, unless the user has chosen one by its own variables.
 NVS_EXPORT int nvstate_cudss_jit_cache(const char* folder) {
   return Called([&] { cudss::SetJitCacheDir(folder); });

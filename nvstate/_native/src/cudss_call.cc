@@ -38,14 +38,17 @@ void Optional(ffi::AnyBuffer buffer, ffi::DataType type, int64_t size, bool pres
 Buffers::Buffers(const solver::Request& request, ffi::RemainingArgs args, ffi::RemainingRets rets)
     : request_(request), args_(args), rets_(rets) {
   const Phase phase = request_.call.phase;
-  has_b_ = phase == Phase::kSolve || phase == Phase::kFactorizeSolve;
+  has_b_ = phase == Phase::kSolve || phase == Phase::kFactorizeSolve || phase == Phase::kFused;
+  probed_ = phase == Phase::kFactorize || phase == Phase::kFactorizeSolve;
   const bool checks = phase == Phase::kSolve || phase == Phase::kDiagonal;
   const bool is_nan = phase == Phase::kSolve && request_.call.on_stale == solver::OnStale::kNan;
   const size_t results = phase == Phase::kFactorizeSolve        ? 3
                          : phase == Phase::kFactorize || is_nan ? 2
                                                                 : 1;
-  if (args.size() != (has_b_ ? 7u : 6u) || rets.size() != results) {
-    Invalid(std::to_string(has_b_ ? 7 : 6) + " operands and " + std::to_string(results) +
+  b_ = phase == Phase::kFused ? 5 : probed_ ? 7 : 6;
+  const size_t operands = has_b_ ? b_ + 1 : 6u + (probed_ ? 1u : 0u);
+  if (args.size() != operands || rets.size() != results) {
+    Invalid(std::to_string(operands) + " operands and " + std::to_string(results) +
             " results expected, got " + std::to_string(args.size()) + " and " +
             std::to_string(rets.size()));
   }
@@ -61,11 +64,19 @@ Buffers::Buffers(const solver::Request& request, ffi::RemainingArgs args, ffi::R
             ElementOf(arg(4)),
             BytesOfIndex(arg(0), "indptr"),
             BytesOfIndex(arg(1), "indices")};
-  Expect(arg(5), ffi::U32, {shape_.batch, checks ? 12 : 4}, checks ? "check" : "prints");
+  if (phase != Phase::kFused) {
+    Expect(arg(5), ffi::U32, {shape_.batch, checks ? 12 : 4}, checks ? "check" : "prints");
+  } else if (shape_.batch != 1) {
+    Invalid("one member expected where the factors are not kept");
+  }
+  if (probed_) {
+    const bool given = arg(6).element_count() != 0;
+    Expect(arg(6), arg(4).element_type(), {shape_.batch, given ? shape_.n : 0}, "probe");
+  }
   if (has_b_) {
-    const auto dims = arg(6).dimensions();
+    const auto dims = arg(b_).dimensions();
     k_ = dims.size() == 3 ? dims[1] : 0;
-    Expect(arg(6), arg(4).element_type(), {shape_.batch, k_, shape_.n}, "b");
+    Expect(arg(b_), arg(4).element_type(), {shape_.batch, k_, shape_.n}, "b");
     Expect(ret(0), arg(4).element_type(), {shape_.batch, k_, shape_.n}, "x");
   }
   if (phase == Phase::kFactorize || phase == Phase::kFactorizeSolve) {

@@ -87,6 +87,7 @@ Ring::~Ring() {
     OnDevice on(context_.device());
     context_.Wait();
     held_.clear();
+    passing_.reset();
     column_ = Buffer();
     reference_ = Buffer();
     pattern_.reset();
@@ -167,11 +168,21 @@ Ring::Held& Ring::Prepared(int64_t slot) {
   return held;
 }
 
-int64_t Ring::Factorize(int64_t run, const void* values, const std::vector<Print>& prints) {
+void Ring::FactorizeAndSolve(bool transposed, const void* values, const void* b, void* x,
+                             int64_t k) {
+  Any();  // whose order an analysis replays
+  if (passing_ == nullptr) passing_ = Analyzed(single_);
+  passing_->Factorize(values, false);
+  SolveWith(*passing_, transposed, std::max<int64_t>(options_.refinement_steps, 0), b, x, k);
+  ++solver::Counters::Global().factorizations;
+}
+
+int64_t Ring::Factorize(int64_t run, const void* values, const std::vector<Print>& prints,
+                        const void* probe) {
   const int64_t at = slots_.Choose(run, [this] { return CanGrow(); });
   std::vector<Numerics> numerics;
   try {
-    numerics = Attempt(at, values, prints);
+    numerics = Attempt(at, values, prints, probe);
   } catch (...) {
     // What the library leaves behind is not known, and its memory may be what is missing.
     if (static_cast<size_t>(at) < held_.size()) held_[static_cast<size_t>(at)] = Held{};
@@ -184,7 +195,7 @@ int64_t Ring::Factorize(int64_t run, const void* values, const std::vector<Print
 }
 
 std::vector<Numerics> Ring::Attempt(int64_t slot, const void* values,
-                                    const std::vector<Print>& prints) {
+                                    const std::vector<Print>& prints, const void* probe) {
   for (;;) {
     bool again = false;
     Held& held = Prepared(slot);
@@ -196,7 +207,10 @@ std::vector<Numerics> Ring::Attempt(int64_t slot, const void* values,
     std::vector<Numerics> numerics = held.all != nullptr
                                          ? FactorizeAll(held, from, prints, &again)
                                          : FactorizeSingles(held, from, prints, &again);
-    if (!again) return numerics;
+    if (again) continue;
+    // Static pivoting may grow entries without replacing a pivot, and says nothing of it.
+    if (!options_.is_definite()) Probe(held, from, probe, numerics);
+    return numerics;
   }
 }
 
@@ -260,7 +274,6 @@ std::vector<Numerics> Ring::FactorizeSingles(Held& held, const void* values,
       *again = true;
       return {};
     }
-    Probe(system, At(values, static_cast<int64_t>(i)), numerics[i]);
   }
   return numerics;
 }
@@ -283,24 +296,59 @@ Numerics Ring::NumericsOf(System& system, const Outcome& outcome) {
   return numerics;
 }
 
-void Ring::Probe(System& system, const void* values, Numerics& numerics) {
+void Ring::Probe(Held& held, const void* values, const void* probe,
+                 std::vector<Numerics>& numerics) {
+  const auto failed = [](const Numerics& one) { return one.failed(); };
+  if (std::all_of(numerics.begin(), numerics.end(), failed)) return;
+  const auto bytes = static_cast<size_t>(shape_.batch * shape_.vector_bytes());
+  Buffer own;
+  if (probe == nullptr) {
+    own = Buffer(context_, bytes);
+    WriteProbes(values, own);
+    probe = own.data();
+  }
+  const Buffer x(context_, bytes);
+  const int64_t step = shape_.vector_bytes();
+  if (held.all != nullptr) {
+    batched_->SetElement(-1);
+    SolveWith(*held.all, false, StepsOf(Numerics{}), probe, x.data(), 1);
+  } else {
+    for (size_t i = 0; i < numerics.size(); ++i) {
+      if (numerics[i].failed()) continue;
+      const int64_t at = static_cast<int64_t>(i) * step;
+      SolveWith(*held.singles[i], false, StepsOf(numerics[i]), static_cast<const char*>(probe) + at,
+                static_cast<char*>(x.data()) + at, 1);
+    }
+  }
+  std::vector<char> host(bytes);
+  context_.Read(host.data(), x.data(), bytes, context_.stream());
+  for (size_t i = 0; i < numerics.size(); ++i) {
+    const char* const of = host.data() + static_cast<int64_t>(i) * step;
+    if (numerics[i].failed() ||
+        solver::ProbeError(shape_.element, of, shape_.n) <= solver::kProbeLimit) {
+      continue;
+    }
+    numerics[i].status = solver::kBreakdown;  // also where it is NaN
+  }
+}
+
+void Ring::WriteProbes(const void* values, const Buffer& b) {
   const auto size = [](int64_t bytes) { return static_cast<size_t>(bytes); };
   std::vector<char> indptr(size((shape_.n + 1) * shape_.offset_bytes));
   std::vector<char> indices(size(shape_.nnz * shape_.index_bytes));
-  std::vector<char> host(size(shape_.value_bytes()));
-  std::vector<char> vector(size(shape_.vector_bytes()));
+  std::vector<char> host(size(shape_.batch * shape_.value_bytes()));
+  std::vector<char> vectors(size(shape_.batch * shape_.vector_bytes()));
   context_.Read(indptr.data(), pattern_->indptr(), indptr.size(), context_.stream());
   context_.Read(indices.data(), pattern_->indices(), indices.size(), context_.stream());
   context_.Read(host.data(), values, host.size(), context_.stream());
   const solver::Pattern pattern{
       shape_.n, shape_.nnz, indptr.data(), shape_.offset_bytes, indices.data(), shape_.index_bytes};
-  solver::ProbeProduct(options_, pattern, shape_.element, host.data(), false, vector.data());
-  const Buffer b(context_, vector.data(), vector.size()), x(context_, vector.size());
-  SolveWith(system, false, StepsOf(numerics), b.data(), x.data(), 1);
-  context_.Read(vector.data(), x.data(), vector.size(), context_.stream());
-  if (!(solver::ProbeError(shape_.element, vector.data(), shape_.n) <= solver::kProbeLimit)) {
-    numerics.status = solver::kBreakdown;
+  for (int64_t i = 0; i < shape_.batch; ++i) {
+    solver::ProbeProduct(options_, pattern, shape_.element, host.data() + i * shape_.value_bytes(),
+                         false, vectors.data() + i * shape_.vector_bytes());
   }
+  context_.Write(b.data(), vectors.data(), vectors.size(), context_.stream());
+  context_.Wait();  // for the copy of what goes out of scope
 }
 
 std::shared_ptr<Ring> RingFor(int device, const solver::Request& request, const Shape& shape,

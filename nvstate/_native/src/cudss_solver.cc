@@ -1,14 +1,18 @@
 // The FFI target nvstate_cudss_v1: the phases of a sparse direct solver that wait for the device,
 // so that it is never captured. Shapes have one batch dimension B, and k right-hand sides as rows.
 //
-//   indptr, indices, permutation, reference, values, prints    -> ticket, info       factorize
-//   indptr, indices, permutation, reference, values, prints, b -> x, ticket, info factorize_solve
-//   indptr, indices, permutation, reference, values, check, b  -> x                  solve
-//   indptr, indices, permutation, reference, values, check     -> d                  diagonal
+// After indptr, indices, permutation, reference, values:
+//   prints, probe    -> ticket, info       factorize
+//   prints, probe, b -> x, ticket, info    factorize_solve
+//   check, b         -> x                  solve
+//   check            -> d                  diagonal
+//   b                -> x                  fused: of one member; nothing is kept, said or waited
+//   for
 //
 // prints: uint32 [B, 4], the fingerprint of the values, and whether they are not finite. check:
-// uint32 [B, 12], a ticket and then prints. With on_stale="nan" solve does not wait: it solves with
-// slot 0, whose stamp and fingerprint are a second result, uint32 [B, 4].
+// uint32 [B, 12], a ticket and then prints. probe: [B, n], M e for e of ±1, or [B, 0] where the
+// library itself finds what cannot be factorized. With on_stale="nan" solve does not wait: it
+// solves with slot 0, whose stamp and fingerprint are a second result, uint32 [B, 4].
 
 #include <algorithm>
 #include <cstring>
@@ -26,6 +30,20 @@ namespace {
 using solver::Phase;
 using solver::Ticket;
 
+[[noreturn]] void Invalid(const std::string& text) { throw Failure(Code::kInvalidArgument, text); }
+
+// Of a fused call nobody asks what happened. One that is not definite would spoil all later ones:
+// the library's error indicator stays until it is reset, which waits.
+void RequireFused(const solver::Options& o) {
+  const auto refuse = [](const char* what) {
+    Invalid(std::string(what) + " cannot be factorized and solved without being asked about");
+  };
+  if (o.is_definite()) refuse("an spd or hpd matrix");
+  if (o.matching != "none" || !o.reference.none()) refuse("a matrix with reference values");
+  if (o.deterministic) refuse("a deterministic plan");
+  if (!o.hybrid_memory.empty() || o.hybrid_execute) refuse("a plan with a hybrid mode");
+}
+
 struct Spec {
   static constexpr const char* kOperation = "direct_solver";
   static constexpr int64_t kVersion = 1;
@@ -36,6 +54,7 @@ struct Spec {
                     "reordering `" +
                         request.options.reordering + "`");
     }
+    if (request.call.phase == Phase::kFused) RequireFused(request.options);
   }
   solver::Request request;
 };
@@ -50,8 +69,6 @@ struct Row {  // of a batch: what is known of its values
   bool edited = false;  // the slot is there, of other values
 };
 
-[[noreturn]] void Invalid(const std::string& text) { throw Failure(Code::kInvalidArgument, text); }
-
 class Run {  // one execution
  public:
   Run(const Spec& spec, abi::CUstream stream, int device, int64_t run, const Buffers& buffers)
@@ -62,12 +79,21 @@ class Run {  // one execution
     std::lock_guard lock(ring->mutex());
     const std::vector<Row> rows = Rows(ring->context());
     Branch branch(ring->context(), stream_);
-    const int64_t slot = ring->Factorize(run_, buffers_.values(), Prints(rows));
+    const int64_t slot = ring->Factorize(run_, buffers_.values(), Prints(rows), buffers_.probe());
     Tell(*ring, slot);
     if (request_.call.phase == Phase::kFactorizeSolve && buffers_.k() != 0) {
       ring->SolveAll(slot, request_.call.transposed, buffers_.b(0), buffers_.x(0), buffers_.k());
       ++solver::Counters::Global().solves;
     }
+  }
+
+  void Fused() {
+    const std::shared_ptr<Ring> ring = OwnRing();
+    std::lock_guard lock(ring->mutex());
+    Branch branch(ring->context(), stream_);
+    ring->FactorizeAndSolve(request_.call.transposed, buffers_.values(), buffers_.b(0),
+                            buffers_.x(0), buffers_.k());
+    ++solver::Counters::Global().solves;
   }
 
   void Solve() {
@@ -90,7 +116,7 @@ class Run {  // one execution
     Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {
       if (ring.IsUniform(slot)) {  // the library tells an element's only of its own data object
         ring.OnlySingles();
-        slot = ring.Factorize(run_, ValuesOf(ring), PrintsOf(ring));
+        slot = ring.Factorize(run_, ValuesOf(ring), PrintsOf(ring), nullptr);
       }
       const int64_t first = at == kAll ? 0 : at, last = at == kAll ? ring.shape().batch : at + 1;
       for (int64_t i = first; i < last; ++i) {
@@ -203,7 +229,7 @@ class Run {  // one execution
     if (rows.empty()) rows = Rows(ring->context());  // there was no ring
     if (raises) throw Failure(Code::kFailedPrecondition, solver::WhyStale(rows[0].ticket, false));
     Branch branch(ring->context(), stream_);
-    const int64_t slot = ring->Factorize(run_, buffers_.values(), prints_);
+    const int64_t slot = ring->Factorize(run_, buffers_.values(), prints_, nullptr);
     const bool none_done =
         std::none_of(rows.begin(), rows.end(), [](const Row& row) { return row.done; });
     if (none_done) use(*ring, slot, kAll, 0);
@@ -309,6 +335,9 @@ ffi::Error Execute(abi::CUstream stream, int32_t device, Site* site, ffi::RunId 
             return;
           case Phase::kDiagonal:
             one.Diagonal();
+            return;
+          case Phase::kFused:
+            if (buffers.k() != 0) one.Fused();
             return;
           default:
             one.Factorize();

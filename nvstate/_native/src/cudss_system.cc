@@ -8,7 +8,6 @@ namespace {
 
 // Host copies of patterns, of which a program that was planned and not yet compiled needs one: ten
 // of ten million entries each.
-constexpr int64_t kPatternsLimit = int64_t{1} << 30;
 
 abi::cudaDataType ValueType(solver::Element element) {
   switch (element) {
@@ -72,51 +71,6 @@ solver::Pattern HostPattern::view() const {
   return {n, nnz, indptr.data(), offset_bytes, indices.data(), index_bytes};
 }
 
-int64_t HostPattern::bytes() const {
-  return static_cast<int64_t>(indptr.size() + indices.size() + permutation.size() * 4);
-}
-
-Patterns& Patterns::Global() {
-  static auto* const patterns = new Patterns();
-  return *patterns;
-}
-
-std::list<Patterns::Entry>::iterator Patterns::At(const solver::Options& options) {
-  auto at = entries_.begin();
-  while (at != entries_.end() &&
-         (at->pattern != options.pattern || at->permutation != options.permutation)) {
-    ++at;
-  }
-  return at;
-}
-
-void Patterns::Add(const solver::Options& options, std::shared_ptr<const HostPattern> pattern) {
-  std::lock_guard lock(mutex_);
-  if (const auto found = At(options); found != entries_.end()) {
-    entries_.splice(entries_.begin(), entries_, found);
-    return;
-  }
-  bytes_ += pattern->bytes();
-  entries_.push_front({options.pattern, options.permutation, std::move(pattern)});
-  while (bytes_ > kPatternsLimit && entries_.size() > 1) {
-    bytes_ -= entries_.back().held->bytes();
-    entries_.pop_back();
-  }
-}
-
-std::shared_ptr<const HostPattern> Patterns::Find(const solver::Options& options) {
-  std::lock_guard lock(mutex_);
-  const auto found = At(options);
-  if (found == entries_.end()) return nullptr;
-  entries_.splice(entries_.begin(), entries_, found);
-  return entries_.front().held;
-}
-
-int64_t Patterns::bytes() {
-  std::lock_guard lock(mutex_);
-  return bytes_;
-}
-
 DevicePattern::DevicePattern(Context& context, const HostPattern& pattern)
     : indptr_(context, pattern.indptr.data(), pattern.indptr.size()),
       indices_(context, pattern.indices.data(), pattern.indices.size()) {}
@@ -152,7 +106,7 @@ System::System(Context& context, const Shape& shape, const solver::Options& opti
     MakeDense(1);
     Execute(abi::CUDSS_PHASE_ANALYSIS, x_, b_);
     context_.Wait();
-    ++solver::Counters::Global().analyses;
+    if (order.tree.empty()) ++solver::Counters::Global().analyses;  // else it was replayed
   } catch (...) {
     Destroy();
     throw;

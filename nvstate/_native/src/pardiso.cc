@@ -296,6 +296,9 @@ ffi::Error Execute(ffi::RunId run, int32_t device, ffi::RemainingArgs args, ffi:
         Attributes attributes(dictionary);
         const Request request(attributes);
         attributes.Done();
+        if (request.call.phase == Phase::kFused) {
+          throw Failure(Code::kInvalidArgument, "PARDISO has no phase `fused`");
+        }
         const Buffers buffers(request, args, rets);
         Execution(request, buffers, run.run_id, device).Run();
       });

@@ -231,6 +231,7 @@ Request::Request(AttributeSource& source) {
                             {{"factorize", Phase::kFactorize},
                              {"solve", Phase::kSolve},
                              {"factorize_solve", Phase::kFactorizeSolve},
+                             {"fused", Phase::kFused},
                              {"diagonal", Phase::kDiagonal}});
   call.transposed = Flag(source, "transposed");
   call.owner = source.Int("owner");

@@ -19,10 +19,14 @@ class Buffers {
   int64_t k() const { return k_; }
   ffi::AnyBuffer arg(size_t i) const { return *args_.get<ffi::AnyBuffer>(i); }
   ffi::AnyBuffer ret(size_t i) const { return **rets_.get<ffi::AnyBuffer>(i); }
+  // M e of each element, which must come back from a solve; null: it was not computed.
+  const void* probe() const {
+    return probed_ && arg(6).element_count() != 0 ? arg(6).untyped_data() : nullptr;
+  }
   ffi::AnyBuffer ticket() const { return ret(has_b_ ? 1 : 0); }
   ffi::AnyBuffer info() const { return ret(has_b_ ? 2 : 1); }
   const void* values() const { return arg(4).untyped_data(); }
-  const char* b(int64_t element) const { return At(arg(6), element, k_); }
+  const char* b(int64_t element) const { return At(arg(b_), element, k_); }
   char* x(int64_t element) const { return At(ret(0), element, k_); }
   char* diagonal(int64_t element) const { return At(ret(0), element, 1); }
 
@@ -35,6 +39,8 @@ class Buffers {
   const ffi::RemainingArgs args_;
   const ffi::RemainingRets rets_;
   bool has_b_;
+  bool probed_;   // whether there is an operand for it
+  size_t b_ = 6;  // where b is among the operands
   Shape shape_{};
   int64_t k_ = 1;
 };

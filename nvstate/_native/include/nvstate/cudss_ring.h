@@ -55,8 +55,11 @@ class Ring : public NativePlan {
   solver::Slots& slots() { return slots_; }
 
   // The slot that holds a factorization of these values, [batch, nnz] on the device, from now on.
-  // Waits.
-  int64_t Factorize(int64_t run, const void* values, const std::vector<Print>& prints);
+  // `probe`: M e of each element, [batch, n] on the device; null: it is computed here. Waits.
+  int64_t Factorize(int64_t run, const void* values, const std::vector<Print>& prints,
+                    const void* probe);
+  // Factorizes and solves in a data object of its own, and keeps and says nothing. Enqueues only.
+  void FactorizeAndSolve(bool transposed, const void* values, const void* b, void* x, int64_t k);
   // Solves the element's system with a slot; the NaN of a failed one too.
   void Solve(int64_t slot, int64_t element, bool transposed, const void* b, void* x, int64_t k);
   // The same of all elements, [batch, k, n].
@@ -81,13 +84,16 @@ class Ring : public NativePlan {
   bool CanGrow() const;
   void FactorizeOne(System& system, const void* values);
   std::vector<solver::Numerics> Attempt(int64_t slot, const void* values,
-                                        const std::vector<Print>& prints);
+                                        const std::vector<Print>& prints, const void* probe);
   std::vector<solver::Numerics> FactorizeAll(Held& held, const void* values,
                                              const std::vector<Print>& prints, bool* again);
   std::vector<solver::Numerics> FactorizeSingles(Held& held, const void* values,
                                                  const std::vector<Print>& prints, bool* again);
   solver::Numerics NumericsOf(System& system, const Outcome& outcome);
-  void Probe(System& system, const void* values, solver::Numerics& numerics);
+  // Marks as broken down what does not solve M e.
+  void Probe(Held& held, const void* values, const void* probe,
+             std::vector<solver::Numerics>& numerics);
+  void WriteProbes(const void* values, const Buffer& b);
   int64_t StepsOf(const solver::Numerics& numerics) const;
   void SolveWith(System& system, bool transposed, int64_t steps, const void* b, void* x,
                  int64_t columns);
@@ -110,6 +116,7 @@ class Ring : public NativePlan {
   solver::Facts facts_;
   Buffer column_;  // two vectors, where the library wants arrays that stay
   std::vector<Held> held_;
+  std::unique_ptr<System> passing_;  // whose factors nobody keeps
   solver::Slots slots_;
 };
 

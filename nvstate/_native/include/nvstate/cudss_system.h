@@ -38,7 +38,6 @@ struct HostPattern {
   HostPattern(const solver::Options& options, const solver::Pattern& pattern,
               const int32_t* permutation);
   solver::Pattern view() const;
-  int64_t bytes() const;
 
   int64_t n;
   int64_t nnz;
@@ -46,26 +45,6 @@ struct HostPattern {
   int index_bytes;
   std::vector<char> indptr, indices;
   std::vector<int32_t> permutation;  // empty: none
-};
-
-// Patterns by their digests, for targets whose initialize cannot read buffers. The process's.
-class Patterns {
- public:
-  static Patterns& Global();
-  void Add(const solver::Options& options, std::shared_ptr<const HostPattern> pattern);
-  std::shared_ptr<const HostPattern> Find(const solver::Options& options);  // null: none
-  int64_t bytes();
-
- private:
-  struct Entry {
-    solver::Digest pattern, permutation;
-    std::shared_ptr<const HostPattern> held;
-  };
-  std::list<Entry>::iterator At(const solver::Options& options);
-
-  std::mutex mutex_;
-  std::list<Entry> entries_;  // the latest first
-  int64_t bytes_ = 0;
 };
 
 class DevicePattern {

@@ -86,7 +86,7 @@ void CheckPattern(const Pattern& pattern);
 // Throws kInvalidArgument unless each of 0 ... n-1 occurs once.
 void CheckPermutation(const int32_t* permutation, int64_t n);
 
-enum class Phase { kFactorize, kSolve, kFactorizeSolve, kDiagonal };
+enum class Phase { kFactorize, kSolve, kFactorizeSolve, kFused, kDiagonal };
 enum class MatrixType { kGeneral, kSymmetric, kHermitian, kSpd, kHpd };
 enum class View { kFull, kLower, kUpper };
 enum class OnStale { kRefactorize, kRaise, kNan };
