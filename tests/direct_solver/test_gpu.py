@@ -410,7 +410,7 @@ def test_options(options):
 
 def read_back(plan):
     """What cuDSS says of its configuration after a plan's options were set."""
-    said = attributes(plan.spec, plan.choices, "factorize", False, 2)
+    said = attributes(plan.spec, plan.choices, "factorize", False)
     return _native.cudss_config({name: lower.attribute(value) for name, value in said})
 
 

@@ -333,7 +333,10 @@ uint64_t NextStamp() {
   return ++last;
 }
 
-double ProbeSign(int64_t i) { return Mixed(static_cast<uint64_t>(i) + 1) & 1 ? 1 : -1; }
+// As XLA computes it in 32 bits (lowering.py): the factor is 2^32 over the golden ratio.
+double ProbeSign(int64_t i) {
+  return static_cast<uint32_t>(i) * uint32_t{2654435761} < uint32_t{1} << 31 ? 1 : -1;
+}
 
 void ProbeProduct(const Options& options, const Pattern& pattern, Element element,
                   const void* values, bool transposed, void* out) {
