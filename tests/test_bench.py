@@ -21,6 +21,7 @@ from nvstate.bench import (
     matmul,
     matmul_candidates,
     matmul_cases,
+    solver_cases,
     timing,
 )
 from nvstate.bench.forms import Operand
@@ -356,7 +357,13 @@ def test_no_gpu_is_said_and_not_replaced_by_a_cpu():
 
 
 @pytest.mark.parametrize(
-    ("name", "suite"), [("fft", cases), ("lifecycle", lifecycle), ("matmul", matmul_cases)]
+    ("name", "suite"),
+    [
+        ("direct_solver", solver_cases),
+        ("fft", cases),
+        ("lifecycle", lifecycle),
+        ("matmul", matmul_cases),
+    ],
 )
 def test_list_names_every_case_once(name, suite):
     names = said(name, "--list", status=0).split()

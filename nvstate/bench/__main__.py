@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 
-from nvstate.bench import fft, lifecycle, matmul
+from nvstate.bench import direct_solver, fft, lifecycle, matmul
 
 SUITES = {
+    "direct_solver": (direct_solver.SUITE, "sparse direct solves"),
     "fft": (fft.SUITE, "discrete Fourier transforms"),
     "lifecycle": (lifecycle.SUITE, "what a call costs in each form"),
     "matmul": (matmul.SUITE, "products of matrices"),

@@ -16,7 +16,7 @@ from nvstate.bench import libraries
 from nvstate.matmul import query
 
 PACKAGES = (
-    r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cublas.*|nvidia-cufft.*|"
+    r"(nvstate|numpy|scipy|jax.*|cupy.*|torch|nvmath-python|nvidia-cublas.*|nvidia-cufft.*|nvidia-cudss.*|mkl|"
     r"matplotlib)"
 )
 CPUINFO = Path("/proc/cpuinfo")
