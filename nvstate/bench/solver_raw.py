@@ -54,7 +54,7 @@ class Pardiso:
         """Analyse."""
         if why := _native.pardiso_missing():
             raise RuntimeError(why)
-        self._call = ctypes.CDLL(_native.pardiso_path()).pardiso
+        self._call = ctypes.CDLL(_native.load().nvstate_library_path(b"mkl").decode()).pardiso
         self._call.restype = None
         matrix = problem.matrix
         self._n = ctypes.c_int(matrix.shape[0])

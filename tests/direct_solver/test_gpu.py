@@ -360,8 +360,9 @@ def test_knobs(name):
     factor = solver.factorize(plan, put(a.data))
     oracle.require_solution(a, solver.solve(factor, put(b)), b)
     if name == "superpanels":
-        assert not plan.info.superpanels
-        assert CUDSS.plan(a).info.superpanels
+        a = matrices.poisson(200, 200)
+        assert CUDSS.plan(a, knobs=knobs).info.superpanels == 0
+        assert CUDSS.plan(a).info.superpanels > 0
 
 
 @pytest.mark.parametrize(
@@ -478,7 +479,8 @@ def test_memory_stays_flat():
     assert counts["analyses"] == 0
     after = nvs.cache.info()
     assert (after.native, after.bytes) == (kept.native, kept.bytes)
-    assert device - free_bytes() < 8 << 20
+    # Beside what other tests take meanwhile: 1000 times what a factorization takes would be 2 GB.
+    assert device - free_bytes() < 256 << 20
     nvs.free(plan)
     assert nvs.cache.info().native < kept.native
 

@@ -11,7 +11,8 @@ using solver::Numerics;
 int64_t Ring::StepsOf(const Numerics& numerics) const {
   if (options_.refinement_steps >= 0) return options_.refinement_steps;
   // Deterministic mode excludes refinement.
-  return numerics.perturbed_pivots > 0 && !options_.deterministic ? solver::kAutoSteps : 0;
+  const bool poor = numerics.perturbed_pivots > 0 || numerics.refine;
+  return poor && !options_.deterministic ? solver::kAutoSteps : 0;
 }
 
 void Ring::SolveWith(System& system, bool transposed, int64_t steps, const void* b, void* x,
@@ -58,7 +59,9 @@ void Ring::SolveAll(int64_t slot, bool transposed, const void* b, void* x, int64
   const bool whole = held.all != nullptr && std::none_of(numerics.begin(), numerics.end(), failed);
   if (whole) {
     batched_->SetElement(-1);
-    SolveWith(*held.all, transposed, StepsOf(Numerics{}), b, x, k);
+    int64_t steps = 0;
+    for (const Numerics& one : numerics) steps = std::max(steps, StepsOf(one));
+    SolveWith(*held.all, transposed, steps, b, x, k);
     return;
   }
   for (int64_t i = 0; i < shape_.batch; ++i) {

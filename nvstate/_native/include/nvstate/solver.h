@@ -170,6 +170,8 @@ struct Numerics {  // the `info` words of one element of a batch
   int32_t failing_pivot = -1;
   int64_t lu_nnz = 0;
 
+  bool refine = false;  // not told: a probe came back with few digits, as if pivots were perturbed
+
   bool failed() const { return status >= kBreakdown; }  // then x is NaN
   void Write(int32_t* words) const;                     // 8 of them
 };
