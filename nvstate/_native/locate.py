@@ -66,7 +66,9 @@ def _candidates(name: str) -> Iterator[str]:
     """Files to try; sonames are left to the system's loader."""
     yield from in_wheels(name)
     with contextlib.suppress(pathfinder.DynamicLibNotFoundError):
-        if path := pathfinder.load_nvidia_dynamic_lib(name).abs_path:
+        path = pathfinder.load_nvidia_dynamic_lib(name).abs_path
+        # Of cuDSS it may know another version, which then would be found and refused.
+        if path and (name not in WHEELS or pathlib.Path(path).name in SONAMES[name]):
             yield path
     yield from SONAMES[name]
 
