@@ -264,16 +264,18 @@ def _asymmetric(matrix_type: str, got: str) -> Exception:
 
 
 def weak_diagonal(pattern: Pattern, known: Array) -> bool:
-    """Whether some diagonal entry is below 0.01 of its row's largest: static pivots may fail.
+    """Whether static pivots may fail.
 
-    Of a matrix in CSC the columns are looked at, which are the rows of what is factorized.
+    So where some diagonal entry is below 0.01 of its row's largest, or where rows' largest entries
+    are more than 1e8 apart: those of small rows would be taken for zeros. Of a matrix in CSC the columns are looked at, which are the rows of what is factorized.
     """
     rows, sizes = pattern.rows, np.abs(known)
     diagonal = np.zeros(pattern.n, sizes.dtype)
     here = rows == pattern.indices
     diagonal[rows[here]] = sizes[here]
     with np.errstate(invalid="ignore"):
-        return bool((diagonal < 0.01 * np.maximum.reduceat(sizes, pattern.indptr[:-1])).any())
+        largest = np.maximum.reduceat(sizes, pattern.indptr[:-1])
+        return bool((diagonal < 0.01 * largest).any() or largest.max() > 1e8 * largest.min())
 
 
 def matrix_type(name: MatrixType, view: str, dtype: str) -> MatrixType:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import scipy.sparse
+from jax.experimental import sparse as jax_sparse
+
 from nvstate._core import aval
 from nvstate.direct_solver.arguments import operand_error
 
@@ -17,6 +20,13 @@ def require_values(nnz: int, dtype: str, values: Any, before: int = 0) -> None:
         values: an array or a tracer.
         before: batch axes in front.
     """
+    if isinstance(values, jax_sparse.JAXSparse) or scipy.sparse.issparse(values):
+        raise operand_error(
+            "a matrix in the place of its values",
+            f"{dtype}[{nnz}], in the order of A's own",
+            aval.named(values),
+            "Pass `plan.values_of(A)`, which compares the pattern too, or `A.data`.",
+        )
     if not aval.is_array(values):
         return  # which the core says
     got = aval.type_of(values)

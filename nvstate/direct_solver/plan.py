@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import jax
 import numpy as np
 
-from nvstate._core import placement, stored
+from nvstate._core import aval, placement, stored
 from nvstate._core.aval import OperandType
 from nvstate._core.placement import Placement
 from nvstate._core.plan import Plan
@@ -30,10 +30,11 @@ from nvstate.direct_solver import (
     support,
     tuning,
 )
-from nvstate.direct_solver.arguments import WHERE
+from nvstate.direct_solver.arguments import WHERE, operand_error
 from nvstate.direct_solver.spec import Leaves, SolverSpec
 
 if TYPE_CHECKING:
+    from nvstate._core.selftest import Sample
     from nvstate.direct_solver.analysis import Analysis
 
 _interning = threading.Lock()
@@ -218,6 +219,13 @@ class SolverPlan(Plan):
             >>> nvs.direct_solver.plan(A).values_of(2 * A)
             array([2., 2., 2.])
         """
+        if any(map(aval.is_traced, self.leaves)):
+            raise operand_error(
+                "`values_of` inside a transformation, of a plan that is its argument",
+                "a plan whose pattern is known",
+                "a plan whose pattern is traced",
+                "Call `plan.values_of(A)` outside, or pass `A.data`.",
+            )
         return patterns.values_of(self.spec.storage, self.host, A)
 
     def absent(self, name: str) -> str | None:
@@ -245,6 +253,13 @@ class SolverPlan(Plan):
     def info(self) -> Analysis:
         """What the engine's analysis found; analyses if that was not done yet, or was dropped."""
         return analysis.of(self)
+
+    @classmethod
+    def samples(cls) -> list[Sample]:
+        """What `python -m nvstate` solves."""
+        from nvstate.direct_solver import selftest  # which plans
+
+        return selftest.samples()
 
     @classmethod
     def libraries(cls, platform: str) -> dict[str, str]:

@@ -75,7 +75,9 @@ def plan(
             "btf_colamd", "none"; or a permutation, integers [n].
         matching: how large entries are brought to the diagonal: "none", "count", "min", "min_alt",
             "sum", "product"; "auto" is "product" where A is general and a diagonal entry of these
-            values is below 0.01 of its row's largest, else "none".
+            values is below 0.01 of its row's largest, or rows' largest are more than 1e8 apart;
+            else "none", also where A has no values but a type. Then a matrix that needs it gives
+            status 2 and NaN.
         pivoting: "auto", "none", "diagonal", "local", "bunch_kaufman", "global_row",
             "global_column".
         pivot_threshold: from 0 to 1; None for the engine's own.

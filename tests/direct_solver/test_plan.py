@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from jax.experimental import sparse as jax_sparse
 from jax.sharding import NamedSharding
 
 import nvstate as nvs
 from nvstate import direct_solver as solver
+from tests.direct_solver import matrices
 from tests.direct_solver.engines import Engine
 
 DENSE = np.diag(np.full(6, 4.0)) - np.diag(np.ones(5), 1) - np.diag(np.full(5, 0.5), -1)
@@ -222,3 +224,32 @@ def test_a_factor_says_what_it_is(plan):
     assert repr(factor) == "Factor(float64[6,6] with 16 entries, general, breakdown)"
     with jax.enable_x64(False):
         assert int(factor.info.lu_nnz) == 2**31 - 1
+
+
+def test_rows_of_far_sizes_are_matched():
+    """Static pivots of small rows would be taken for zeros."""
+    rng = np.random.default_rng(3)
+    a = matrices.poisson(12, 12)
+    a = sp.csr_array(sp.diags_array(10.0 ** rng.uniform(-20, 20, 144)) @ a)
+    a.sort_indices()
+    plan = solver.plan(a)
+    assert plan.spec.matching == ("none" if plan.backend == "superlu" else "product")
+    x = plan(a.data, a @ np.ones(144))
+    np.testing.assert_allclose(x, 1, rtol=1e-8)
+
+
+@pytest.mark.parametrize("convert", [sp.csr_array, jax_sparse.BCSR.from_scipy_sparse])
+def test_a_matrix_in_the_place_of_its_values(convert):
+    a = matrices.poisson(3, 3)
+    plan = solver.plan(a)
+    with pytest.raises(nvs.errors.OperandError, match=r"Pass `plan.values_of\(A\)`"):
+        plan(convert(a), np.ones(9))
+    with pytest.raises(nvs.errors.OperandError, match="a matrix in the place of its values"):
+        solver.factorize(plan, convert(a))
+
+
+def test_values_of_inside_a_jit_that_takes_the_plan():
+    a = matrices.poisson(3, 3)
+    plan = solver.plan((a.indptr, a.indices, jnp.asarray(a.data)))
+    with pytest.raises(nvs.errors.OperandError, match=r"Call `plan.values_of\(A\)` outside"):
+        jax.jit(lambda plan: plan.values_of(a))(plan)
