@@ -187,7 +187,9 @@ def wrong(spec, x, *, choices):
     return {result} if spec.kind == "c2c" else y
 FFTPlan.operation = staticmethod(wrong)
 """
-    c2c, c2r, *others = report(code, status=1)["self_tests"]
+    tests = report(code, status=1)["self_tests"]
+    c2c, c2r, *more = [test for test in tests if test["name"] == "nvstate.fft"]
+    others = [*more, *(test for test in tests if test["name"] != "nvstate.fft")]
     assert (c2c["status"], c2c["failed"]) == ("failed", True)
     # JAX puts the place of an error below its text.
     assert c2c["message"].startswith(message)

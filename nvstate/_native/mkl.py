@@ -10,6 +10,7 @@ import platform
 import re
 import threading
 
+from nvstate import errors
 from nvstate._native import library
 
 INSTALL = "`pip install mkl`"
@@ -58,7 +59,10 @@ def _open() -> str | None:
     kernels = [path for name, path in found.items() if _KERNEL.fullmatch(name)]
     if None in parts or not all(p and p.is_file() for p in (entry, *parts, *kernels)):
         return f"files of the package `mkl` are missing in {entry.parent}: reinstall it"
-    native = library.load()
+    try:
+        native = library.load()
+    except (errors.LibraryError, OSError, AttributeError) as error:  # AttributeError: another's
+        return f"the native library does not load: {error}".splitlines()[0]
     code = native.nvstate_mkl_open(os.fsencode(entry), openmp and os.fsencode(openmp))
     return None if code == 0 else "MKL cannot be opened: " + native.nvstate_last_error().decode()
 

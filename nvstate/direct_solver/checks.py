@@ -267,7 +267,8 @@ def weak_diagonal(pattern: Pattern, known: Array) -> bool:
     """Whether static pivots may fail.
 
     So where some diagonal entry is below 0.01 of its row's largest, or where rows' largest entries
-    are more than 1e8 apart: those of small rows would be taken for zeros. Of a matrix in CSC the columns are looked at, which are the rows of what is factorized.
+    are more than 1e8 apart: those of small rows would be taken for zeros. Of a matrix in CSC the
+    columns are looked at, which are the rows of what is factorized.
     """
     rows, sizes = pattern.rows, np.abs(known)
     diagonal = np.zeros(pattern.n, sizes.dtype)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nvstate.direct_solver import choices as choices_, product
+from nvstate.direct_solver import choices as choices_, probes, product
 from nvstate.direct_solver.calls import Call, call
 from nvstate.direct_solver.choices import Choices
 from nvstate.direct_solver.fingerprint import fingerprint
@@ -123,8 +123,7 @@ def _needs_no_answer(spec: Any, choices: Choices) -> bool:
 def _probe(way: Way, pattern: Any, values: Any) -> tuple[Any, Any]:
     """The vector e of ±1 [1, 1, n], and M e [B, 1, n], which a solve must bring back to it."""
     _, indices, rows, *_ = pattern
-    place = jnp.arange(way.spec.n, dtype=np.uint32) * np.uint32(2654435761)  # 2³²/golden ratio
-    signs = jnp.where(place < 2**31, 1, -1).astype(values.dtype)[None, None]
+    signs = jnp.where(probes.ups(way.spec.n, jnp.arange), 1, -1).astype(values.dtype)[None, None]
     every = jnp.broadcast_to(signs, (values.shape[0], 1, way.spec.n))
     of = product.product(way.spec, rows, indices, values, every, transposed=way.transposed)
     return signs, of

@@ -82,7 +82,8 @@ def plan(
             "global_column".
         pivot_threshold: from 0 to 1; None for the engine's own.
         pivot_epsilon: what replaces smaller pivots; None for the engine's own.
-        refinement_steps: of iterative refinement; "auto": 2 where pivots were perturbed, else 0.
+        refinement_steps: of iterative refinement; "auto": up to 4 where pivots were
+            perturbed or a probe came back with few digits, else 0.
         reuse_pivots: keep the pivots that these values of A give.
         deterministic: equal inputs give equal bits in every run.
         factor_slots: how many factorizations the engine keeps for each device.

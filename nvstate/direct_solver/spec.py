@@ -63,7 +63,7 @@ class SolverSpec(Spec):
         pivoting: as in `plan`.
         pivot_threshold: hexadecimal text of a float; "" for the engine's own.
         pivot_epsilon: the same.
-        refinement_steps: a number; -1 for 2 where pivots were perturbed, else 0.
+        refinement_steps: a number; -1 for as many as help where pivots were perturbed.
         reuse_pivots: whether the reference's pivots are kept.
         deterministic: whether equal inputs give equal bits.
         pattern: digest of the pattern, as it is stored.

@@ -20,7 +20,7 @@ import scipy.sparse.linalg
 
 from nvstate import _native, errors
 from nvstate._core import log, scopes
-from nvstate.direct_solver import choices as choices_, digest
+from nvstate.direct_solver import choices as choices_, digest, probes
 from nvstate.direct_solver.choices import Choices
 from nvstate.direct_solver.spec import SolverSpec
 
@@ -76,7 +76,7 @@ class Ring:
         self._warned = False
         self._options = _options(spec, choices)
         rows = np.repeat(np.arange(spec.n, dtype=np.int32), np.diff(indptr))
-        self._probe = np.where(np.arange(spec.n) * 2654435761 % 2**32 < 2**31, 1.0, -1.0)
+        self._probe = np.where(probes.ups(spec.n, np.arange), 1.0, -1.0)
         self._gather: Array | None = None
         self._conjugated = np.zeros(0, bool)
         if spec.stored_view == "full":

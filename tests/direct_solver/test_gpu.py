@@ -478,8 +478,8 @@ def test_memory_stays_flat():
     assert counts["analyses"] == 0
     after = nvs.cache.info()
     assert (after.native, after.bytes) == (kept.native, kept.bytes)
-    # Beside what other tests take meanwhile: 1000 times what a factorization takes would be 2 GB.
-    assert device - free_bytes() < 256 << 20
+    if "PYTEST_XDIST_WORKER" not in os.environ:  # else other tests use the device too
+        assert device - free_bytes() < 8 << 20
     nvs.free(plan)
     assert nvs.cache.info().native < kept.native
 

@@ -122,7 +122,7 @@ def test_refusals_of_values(plan):
         refused(lambda run=run: run(jnp.ones(A.nnz, "float32")), "operand `values`", "float32")
     refused(lambda: solver.factorize(plan, A.data), "jax.Array", "jax.numpy.asarray")
     refused(lambda: solver.factorize(solver.plan(A), jnp.asarray(A.data)), "numpy.asarray")
-    refused(lambda: solver.factorize(plan, A), "operand `values`")
+    refused(lambda: solver.factorize(plan, A), "plan.values_of(A)")
 
 
 def test_refusals_of_other_devices():

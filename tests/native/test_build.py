@@ -185,9 +185,7 @@ def official_headers(source):
     folders += [pathlib.Path("/usr/local/cuda/include"), pathlib.Path(sys.prefix) / "include"]
     for name in re.findall(r"#include <(.*)>", source.read_text()):
         if not any((folder / name).exists() for folder in folders):
-            wheels = (
-                "nvidia-cufft nvidia-cublas nvidia-cuda-runtime nvidia-cudss-cu13 mkl-include"
-            )
+            wheels = "nvidia-cufft nvidia-cublas nvidia-cuda-runtime nvidia-cudss-cu13 mkl-include"
             pytest.skip(f"no official {name}: `pip install {wheels}`")
     return [folder for folder in folders if folder.is_dir()]
 

@@ -12,7 +12,7 @@ import pytest
 
 from nvstate import _native, errors
 from tests import fresh
-from tests.native.cudss_call import System, attributes
+from tests.native.cudss_call import attributes
 
 
 @pytest.fixture(scope="module")

@@ -333,9 +333,13 @@ uint64_t NextStamp() {
   return ++last;
 }
 
-// As XLA computes it in 32 bits (lowering.py): the factor is 2^32 over the golden ratio.
+// As XLA computes it in 32 bits (lowering.py): a multiple of the place, and MurmurHash3's
+// finalizer.
 double ProbeSign(int64_t i) {
-  return static_cast<uint32_t>(i) * uint32_t{2654435761} < uint32_t{1} << 31 ? 1 : -1;
+  uint32_t z = (static_cast<uint32_t>(i) + 1) * 0x9E3779B1u;
+  z = (z ^ (z >> 16)) * 0x85EBCA6Bu;
+  z = (z ^ (z >> 13)) * 0xC2B2AE35u;
+  return (z ^ (z >> 16)) & 1 ? 1 : -1;
 }
 
 void ProbeProduct(const Options& options, const Pattern& pattern, Element element,

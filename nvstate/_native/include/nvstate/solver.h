@@ -210,8 +210,9 @@ double ProbeError(Element element, const void* x, int64_t n);
 // Between 5e-11, the largest on 13 real matrices, and 0.9, the smallest where factors were garbage
 // (design page, section 1): one digit.
 constexpr double kProbeLimit = 0.1;
-// Refinement steps of "auto" once pivots were perturbed.
-constexpr int64_t kAutoSteps = 2;
+// Refinement steps of "auto" once pivots were perturbed: two left a backward error of 9e-12 of a
+// saddle point matrix with cuDSS, three 9e-16.
+constexpr int64_t kAutoSteps = 4;
 
 bool AllFinite(Element element, const void* values, int64_t count);
 void FillNan(void* out, int64_t bytes);  // every byte 0xFF
