@@ -133,7 +133,8 @@ def _run(call: Call, devices: int, *operands: Any) -> Any:
         return superlu.factorize_solve(own, values, rest[0], slots, call.transposed)
     if call.phase == "diagonal":
         return (superlu.diagonal(own, values, rest[0], slots, on_stale),)
-    return (superlu.solve(own, values, *rest, slots, call.transposed, on_stale),)
+    ticket, b = rest
+    return (superlu.solve(own, values, ticket, b, slots, call.transposed, on_stale),)
 
 
 mlir.register_lowering(_call, _lower_cuda, platform="cuda")
