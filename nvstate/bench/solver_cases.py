@@ -81,9 +81,9 @@ class Case:
         """The matrix, `scipy.sparse.csr_array` of float64: -Δ u + drift · ∇u."""
         whole = scipy.sparse.csr_array((1, 1))
         for extent in self.extents:
-            one = scipy.sparse.diags_array(
+            one: Any = scipy.sparse.diags_array(
                 [np.full(extent - 1, -1.1), np.full(extent, 2.0), np.full(extent - 1, -0.9)],
-                offsets=[-1, 0, 1],
+                offsets=[-1, 0, 1],  # pyright: ignore[reportArgumentType]
             )
             whole = scipy.sparse.kronsum(whole, one, format="csr")
         matrix = scipy.sparse.csr_array(whole)
