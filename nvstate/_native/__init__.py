@@ -28,7 +28,6 @@ from nvstate._native.cublaslt import (
 )
 from nvstate._native.cudss import (
     cudss_config,
-    cudss_jit_cache,
     cudss_version,
 )
 from nvstate._native.cufft import (
@@ -78,7 +77,6 @@ __all__ = [
     "cublaslt_layout",
     "cublaslt_version",
     "cudss_config",
-    "cudss_jit_cache",
     "cudss_version",
     "cufft_estimate",
     "cufft_layout",

@@ -40,11 +40,3 @@ def cudss_config(
     native = library.load()
     library.check(native.nvstate_cudss_config(attributes_.text(attributes), batch, device_bytes))
     return json.loads(native.nvstate_last_text())
-
-
-def cudss_jit_cache(folder: str) -> None:
-    """Let cuDSS keep the kernels that it compiles in a folder, in handles made from here on.
-
-    CUDSS_JIT_CACHE_DIR and CUDSS_JIT_CACHE_DISABLE, where set, win.
-    """
-    library.check(library.load().nvstate_cudss_jit_cache(folder.encode()))

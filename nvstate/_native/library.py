@@ -165,7 +165,6 @@ def _declare(library: ctypes.CDLL) -> None:
         "nvstate_solver_counts": (integer, [array, integer]),
         "nvstate_cudss_version": (integer, [ctypes.POINTER(integer)]),
         "nvstate_cudss_config": (integer, [text, int64, int64]),
-        "nvstate_cudss_jit_cache": (integer, [text]),
         "nvstate_cudss_v1_type_id": (address, []),
         "nvstate_cudss_v1_type_info": (address, []),
         "nvstate_solver_digest": (integer, [int64, int64, *[address, integer] * 2, words]),

@@ -318,7 +318,6 @@ STATUS cudssExecute(cudssHandle_t handle, int phase, const cudssConfig_t config,
   STATUS name(__VA_ARGS__) { return CUDSS_STATUS_SUCCESS; }
 UNUSED(cudssSetStream, cudssHandle_t, cudaStream_t)
 UNUSED(cudssSetThreadingLayer, cudssHandle_t, const char*)
-UNUSED(cudssSetJitCacheDir, cudssHandle_t, const char*)
 UNUSED(cudssConfigGet, const cudssConfig_t, cudssConfigParam_t, void*, size_t, size_t*)
 
 }  // extern "C"

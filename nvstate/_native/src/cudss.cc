@@ -100,17 +100,6 @@ int DeviceFree(void* memory, void* pointer, size_t bytes, abi::cudaStream_t stre
   return static_cast<Memory*>(memory)->Free(pointer, bytes, stream);
 }
 
-std::mutex jit_mutex;
-std::string& JitCacheDir() {
-  static auto* const folder = new std::string();
-  return *folder;
-}
-
-bool UserChoosesJitCache() {  // then the library reads these itself
-  return std::getenv("CUDSS_JIT_CACHE_DIR") != nullptr ||
-         std::getenv("CUDSS_JIT_CACHE_DISABLE") != nullptr;
-}
-
 }  // namespace
 
 std::array<int, 3> CheckedVersion(decltype(abi::cudssGetProperty)* get) {
@@ -186,10 +175,6 @@ Context::Context(int device)
     NVS_CUDSS(*this, cudssSetStream, handle_, stream());
     if (const std::string layer = ThreadingLayer(); !layer.empty()) {
       NVS_CUDSS(*this, cudssSetThreadingLayer, handle_, layer.c_str());
-    }
-    std::lock_guard lock(jit_mutex);
-    if (!JitCacheDir().empty() && !UserChoosesJitCache()) {
-      NVS_CUDSS(*this, cudssSetJitCacheDir, handle_, JitCacheDir().c_str());
     }
   } catch (...) {
     if (handle_ != nullptr) api_.cudssDestroy(handle_);
@@ -299,11 +284,6 @@ std::string ThreadingLayer() {
   if (slash == std::string::npos) return "";
   file = file.substr(0, slash + 1) + "libcudss_mtlayer_gomp.so.1";
   return access(file.c_str(), R_OK) == 0 ? file : "";
-}
-
-void SetJitCacheDir(const std::string& folder) {
-  std::lock_guard lock(jit_mutex);
-  JitCacheDir() = folder;
 }
 
 }  // namespace cudss

@@ -120,9 +120,4 @@ NVS_EXPORT int nvstate_cudss_config(const char* attributes, int64_t batch, int64
   });
 }
 
-// The folder of kernels that cuDSS compiles, unless the user has chosen one by its own variables.
-NVS_EXPORT int nvstate_cudss_jit_cache(const char* folder) {
-  return Called([&] { cudss::SetJitCacheDir(folder); });
-}
-
 }  // extern "C"

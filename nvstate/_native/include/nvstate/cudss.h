@@ -37,7 +37,6 @@ struct Api {
   NVS_SYMBOL(cudssDestroy)
   NVS_SYMBOL(cudssSetStream)
   NVS_SYMBOL(cudssSetThreadingLayer)
-  NVS_SYMBOL(cudssSetJitCacheDir)
   NVS_SYMBOL(cudssSetDeviceMemHandler)
   NVS_SYMBOL(cudssConfigCreate)
   NVS_SYMBOL(cudssConfigDestroy)
@@ -176,8 +175,6 @@ void CheckCall(const Context& context, abi::cudssStatus_t status, const char* ca
 
 // The file of the library's threading layer; empty: there is none, and the analysis has one thread.
 std::string ThreadingLayer();
-
-void SetJitCacheDir(const std::string& folder);  // of handles made from here on
 
 }  // namespace cudss
 }  // namespace nvstate

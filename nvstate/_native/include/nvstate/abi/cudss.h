@@ -158,7 +158,6 @@ cudssStatus_t cudssCreate(cudssHandle_t* handle);
 cudssStatus_t cudssDestroy(cudssHandle_t handle);
 cudssStatus_t cudssSetStream(cudssHandle_t handle, cudaStream_t stream);
 cudssStatus_t cudssSetThreadingLayer(cudssHandle_t handle, const char* file);
-cudssStatus_t cudssSetJitCacheDir(cudssHandle_t handle, const char* folder);
 cudssStatus_t cudssSetDeviceMemHandler(cudssHandle_t handle,
                                        const cudssDeviceMemHandler_t* handler);
 cudssStatus_t cudssConfigCreate(cudssConfig_t* config);
