@@ -6,6 +6,7 @@ import jax
 import numpy as np
 import pytest
 
+from nvstate import _native
 from nvstate.bench import direct_solver, solver_candidates, solver_cases, timing
 from tests.test_bench import reported
 
@@ -35,7 +36,8 @@ def test_every_group_is_measured_without_a_miss(solves):
 
 
 def test_the_library_alone_is_there_where_it_is_installed(solves):
-    pytest.importorskip("mkl", reason="no PARDISO")
+    if why := _native.pardiso_missing():
+        pytest.skip(why)
     data = json.loads(solves[1]["json"].read_text())
     for row in data["rows"][:2]:
         assert solver_cases.RAW in row["timings"]

@@ -140,7 +140,7 @@ def measure(
                 raise
             refused[candidate.name] = said(error)
     whole = {r.candidate.name: once[r.candidate.name] * r.candidate.per for r in running}
-    if min(whole.values()) < small:
+    if whole and min(whole.values()) < small:
         for r in running:
             r.calls = max(1, math.ceil(REPEATED / whole[r.candidate.name]))
             r.round(wait_each=wait_each)
