@@ -129,7 +129,7 @@ void Words() {
   double x[3];
   FillNan(x, sizeof(x));
   EXPECT(std::isnan(x[0]) && std::isnan(x[2]));
-  EXPECT(ProbeError(Element::kF64, x, 3) == infinity);
+  EXPECT(ProbeError(Element::kF64, x, 0, 3) == infinity);
   int64_t ones = 0;
   for (int64_t i = 0; i < 1000; ++i) ones += ProbeSign(i) == 1;
   EXPECT(ones > 450 && ones < 550);

@@ -338,7 +338,7 @@ void Ring::Probe(Held& held, const void* values, const void* probe,
   for (size_t i = 0; i < numerics.size(); ++i) {
     if (numerics[i].failed()) continue;
     const char* const of = host.data() + static_cast<int64_t>(i) * step;
-    const double error = solver::ProbeError(shape_.element, of, shape_.n);
+    const double error = solver::ProbeError(shape_.element, of, 0, shape_.n);
     if (!(error <= solver::kProbeLimit)) numerics[i].status = solver::kBreakdown;  // NaN too
     numerics[i].refine = error > kFewDigits * Roundoff(shape_.element);
   }

@@ -159,7 +159,7 @@ class Ring : public NativePlan {
   int64_t Mnum(int64_t slot, int64_t element) const { return slot * slots_.batch() + element + 1; }
   Buffer& Held(int64_t slot, int64_t element);
   const Buffer& Held(int64_t slot, int64_t element) const;
-  int64_t AnalyzeIn(Handle& handle, Iparm& iparm, Indices& permutation) const;
+  void AnalyzeIn(Handle& handle, Iparm& iparm, Indices& permutation) const;
   Numerics FactorizeOne(int64_t slot, int64_t element, const void* values);
   void Probe(int64_t mnum, const void* held, Numerics& numerics);
   void SolveIn(int64_t mnum, const void* held, const Numerics& numerics, bool transposed,

@@ -205,8 +205,9 @@ double ProbeSign(int64_t i);
 // `out` has n elements.
 void ProbeProduct(const Options& options, const Pattern& pattern, Element element,
                   const void* values, bool transposed, void* out);
-// max |x - e|; infinity if x is not finite. Above kProbeLimit no digit of x is right.
-double ProbeError(Element element, const void* x, int64_t n);
+// max |x - e| over `count` entries of e from `first` on; infinity if x is not finite. Above
+// kProbeLimit no digit of x is right.
+double ProbeError(Element element, const void* x, int64_t first, int64_t count);
 // Between 5e-11, the largest on 13 real matrices, and 0.9, the smallest where factors were garbage
 // (design page, section 1): one digit.
 constexpr double kProbeLimit = 0.1;
