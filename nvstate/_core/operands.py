@@ -111,10 +111,7 @@ def alone(plan: Plan, place: int, x: Any) -> None:
     package = aval.package_of(x)
     if expected is not None and expected.package != (package or "jax"):
         if traced:
-            do = (
-                f"Inside a transformation, plan from `jax.ShapeDtypeStruct({name}.shape, "
-                f"{name}.dtype)`."
-            )
+            do = f"Inside a transformation, plan with {plan.of_jax(name)}."
         else:
             do = f"Plan from this array, or convert it with `{_HOME[expected.package]}({name})`."
         raise _mismatch(

@@ -183,6 +183,10 @@ class Plan:
         """
         return self
 
+    def of_jax(self, name: str) -> str:
+        """What to plan with, instead of NumPy's array of this operand, for JAX's."""
+        return f"`jax.ShapeDtypeStruct({name}.shape, {name}.dtype)`"
+
     # As a pytree
 
     leaves: ClassVar[tuple[Any, ...]] = ()  # arrays, which precede the operands in a program

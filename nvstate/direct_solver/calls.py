@@ -14,7 +14,13 @@ from jax.interpreters import mlir
 
 from nvstate import _native
 from nvstate._core import compat, lower
-from nvstate.direct_solver import attributes, choices as choices_, engine as engines, superlu
+from nvstate.direct_solver import (
+    attributes,
+    choices as choices_,
+    engine as engines,
+    misses,
+    superlu,
+)
 from nvstate.direct_solver.arguments import unsupported
 from nvstate.direct_solver.choices import Choices
 from nvstate.direct_solver.spec import SolverSpec
@@ -134,7 +140,9 @@ def _run(call: Call, devices: int, *operands: Any) -> Any:
     if call.phase == "diagonal":
         return (superlu.diagonal(own, values, rest[0], slots, on_stale),)
     ticket, b = rest
-    return (superlu.solve(own, values, ticket, b, slots, call.transposed, on_stale),)
+    x = superlu.solve(own, values, ticket, b, slots, call.transposed, on_stale)
+    misses.look(call.spec, call.choices)
+    return (x,)
 
 
 mlir.register_lowering(_call, _lower_cuda, platform="cuda")

@@ -8,10 +8,13 @@ from typing import Any
 import jax
 
 from nvstate._core import aval, dtypes, host, operands as core_operands, placement, scopes
-from nvstate.direct_solver import edge, operands, primitive, support
+from nvstate._core.aval import OperandType
+from nvstate.direct_solver import edge, misses, operands, primitive, support
 from nvstate.direct_solver.arguments import Transpose, choice, operand_error
 from nvstate.direct_solver.factor import Factor
-from nvstate.direct_solver.plan import SolverPlan
+from nvstate.direct_solver.plan import PHASES, SolverPlan
+from nvstate.direct_solver.spec import Leaves, SolverSpec
+from nvstate.direct_solver.way import WORDS
 
 
 def factorize(plan: SolverPlan, values: Any) -> Factor:
@@ -40,7 +43,7 @@ def factorize(plan: SolverPlan, values: Any) -> Factor:
     Source: cudssExecute with CUDSS_PHASE_FACTORIZATION; pardiso, phase 22; SciPy's splu.
     """
     require(plan, values=values)
-    ordered, ticket, words = _factorized(plan, values)
+    ordered, ticket, words = jitted(plan, _factorized)(values)
     return Factor(plan, ordered, ticket, words)
 
 
@@ -76,8 +79,8 @@ def solve(factor: Factor, b: Any, *, transpose: Transpose = "none") -> Any:
     choice("transpose", transpose, Transpose)
     plan = factor.plan
     require(plan, b=b)
-    run = functools.partial(_solved, plan, factor.values, factor.ticket, transpose=transpose)
-    return returned(plan, run, b)
+    solved = jitted(plan, _solved, transpose=transpose)
+    return returned(plan, lambda b: solved(factor.values, factor.ticket, b), b)
 
 
 def factorize_solve(
@@ -112,7 +115,7 @@ def factorize_solve(
     kept: list[Any] = []
 
     def run(values: Any, b: Any) -> Any:
-        x, *rest = _both(plan, values, b, transpose=transpose)
+        x, *rest = jitted(plan, _both, transpose=transpose)(values, b)
         kept.extend(rest)
         return x
 
@@ -144,40 +147,59 @@ def diagonal(factor: Factor) -> Any:
     """
     _require_factor("diagonal", factor)
     require(factor.plan)
-    return returned(factor.plan, lambda: _pivots(factor.plan, factor.values, factor.ticket))
+    pivots = jitted(factor.plan, _pivots)
+    return returned(factor.plan, lambda: pivots(factor.values, factor.ticket))
 
 
-# What runs, of a plan with its leaves
+# What runs, of a plan's spec, choices and leaves
 
 
-@jax.jit
-def _factorized(plan: SolverPlan, values: Any) -> Any:
-    ordered = edge.in_order(plan.leaves, values)
-    ticket, words = primitive.factorize(plan.spec, plan.leaves, ordered[None], plan.choices)
+def jitted(plan: SolverPlan, function: Any, **static: Any) -> Any:
+    """A function of the spec, the choices, the leaves and arrays, compiled for this plan's.
+
+    It is kept with the plan, and goes with it: that of a module would keep every plan for ever.
+    """
+    kept = plan.memory.setdefault(PHASES, {})
+    name = (function.__name__, *static.values())
+    if name not in kept:
+        given = functools.partial(function, plan.spec, plan.choices, **static)
+        kept[name] = jax.jit(functools.update_wrapper(given, function))
+    return functools.partial(kept[name], plan.leaves)
+
+
+def _factorized(spec: SolverSpec, choices: Any, leaves: Leaves, values: Any) -> Any:
+    ordered = edge.in_order(leaves, values)
+    ticket, words = primitive.factorize(spec, leaves, ordered[None], choices)
     return ordered, ticket[0], words[0]
 
 
-@functools.partial(jax.jit, static_argnames="transpose")
-def _solved(plan: SolverPlan, ordered: Any, ticket: Any, b: Any, transpose: Transpose) -> Any:
-    transposed, conjugate = _way(plan, transpose)
+def _solved(
+    spec: SolverSpec,
+    choices: Any,
+    leaves: Leaves,
+    ordered: Any,
+    ticket: Any,
+    b: Any,
+    transpose: Transpose,
+) -> Any:
+    transposed, conjugate = _way(spec, choices, transpose)
 
     def run(columns: Any) -> Any:
         values, named = ordered[None], ticket[None]
-        return primitive.solve(
-            plan.spec, plan.leaves, values, named, columns, plan.choices, transposed
-        )
+        return primitive.solve(spec, leaves, values, named, columns, choices, transposed)
 
     return edge.through(run, b, conjugate)
 
 
-@functools.partial(jax.jit, static_argnames="transpose")
-def _both(plan: SolverPlan, values: Any, b: Any, transpose: Transpose) -> Any:
-    transposed, conjugate = _way(plan, transpose)
-    ordered, kept = edge.in_order(plan.leaves, values), []
+def _both(
+    spec: SolverSpec, choices: Any, leaves: Leaves, values: Any, b: Any, transpose: Transpose
+) -> Any:
+    transposed, conjugate = _way(spec, choices, transpose)
+    ordered, kept = edge.in_order(leaves, values), []
 
     def run(columns: Any) -> Any:
         x, *rest = primitive.factorize_solve(
-            plan.spec, plan.leaves, ordered[None], columns, plan.choices, transposed
+            spec, leaves, ordered[None], columns, choices, transposed
         )
         kept.extend(rest)
         return x
@@ -187,16 +209,14 @@ def _both(plan: SolverPlan, values: Any, b: Any, transpose: Transpose) -> Any:
     return x, ordered, ticket[0], words[0]
 
 
-@jax.jit
-def _pivots(plan: SolverPlan, ordered: Any, ticket: Any) -> Any:
-    spec, leaves = plan.spec, plan.leaves
-    return primitive.diagonal(spec, leaves, ordered[None], ticket[None], plan.choices)[0]
+def _pivots(spec: SolverSpec, choices: Any, leaves: Leaves, ordered: Any, ticket: Any) -> Any:
+    return primitive.diagonal(spec, leaves, ordered[None], ticket[None], choices)[0]
 
 
-def _way(plan: SolverPlan, transpose: Transpose) -> tuple[bool, bool]:
-    transposed, conjugate = edge.way(plan.spec, transpose)
+def _way(spec: SolverSpec, choices: Any, transpose: Transpose) -> tuple[bool, bool]:
+    transposed, conjugate = edge.way(spec, transpose)
     if transposed:
-        support.require_transpose(plan.spec, plan.choices, transpose)
+        support.require_transpose(spec, choices, transpose)
     return transposed, conjugate
 
 
@@ -218,6 +238,7 @@ def require(plan: Any, **given: Any) -> None:
         else:
             operands.require_b(plan.spec.n, plan.spec.dtype, x, name)  # `x` is like `b`
         core_operands.alone(plan, plan.places["values" if name == "values" else "b"], x)
+    plan.require_leaves()
     dtypes.require(plan.where, plan.spec.dtype)
     scopes.enter(plan.static[1])
 
@@ -230,6 +251,23 @@ def _require_factor(name: str, factor: Any) -> None:
             aval.named(factor),
             "Factorize first: `factorize(plan, values)`.",
         )
+    ticket = aval.type_of(factor.ticket)
+    if ticket == OperandType((WORDS,), "uint32"):
+        return
+    if ticket.dtype == "uint32":
+        raise operand_error(
+            f"`{name}` takes one factor",
+            f"`factor.ticket` uint32[{WORDS}]",
+            f"{ticket}: a batch, as what comes out of `vmap`",
+            f"Map it: `jax.vmap(nvs.direct_solver.{name})(factors, …)`, or index it: "
+            "`jax.tree.map(lambda x: x[i], factors)`.",
+        )
+    raise operand_error(
+        "this factor was computed with",
+        f"`factor.ticket` uint32[{WORDS}]",
+        str(ticket),
+        "Compute with its values alone: `dataclasses.replace(factor, values=values)`.",
+    )
 
 
 def returned(plan: SolverPlan, run: Any, *arrays: Any) -> Any:
@@ -240,5 +278,7 @@ def returned(plan: SolverPlan, run: Any, *arrays: Any) -> Any:
     else:
         device = placement.device(plan.where, plan.placement)
         found = host.through(lambda values, _: run(*values), device, arrays)
+    if not traced:
+        misses.look(plan.spec, plan.choices)
     scopes.trim()
     return found

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import functools
 import html
+import operator
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from nvstate._core import aval, placement, stored
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from nvstate.direct_solver.analysis import Analysis
 
 _interning = threading.Lock()
+PHASES = "_phases"  # where the functions of `jitted` are kept
 
 
 def solved(spec: SolverSpec, *given: Any, choices: Any = None) -> Any:
@@ -59,8 +62,10 @@ class SolverPlan(Plan):
     """A planned linear system: call it, `x = plan(values, b)`. Made by `plan`; immutable.
 
     A pytree whose leaves are the pattern and what goes with it: pass it to a jitted function as an
-    argument. Closed over, the leaves become constants of the program. Leaves that were edited do
-    not make another problem: what reads them compares them with the spec's digests.
+    argument. Closed over, the leaves become constants of the program. They are the spec's own, and
+    nobody else's: arrays that were computed from them, as `jax.tree.map` over a factor makes, are
+    put back to what they were. Only a program that edits a pattern itself gets an error, or, of its
+    derivatives, nothing that can be relied on.
 
     Two plans of one structure share a plan without leaves, `static[1]`, which is what is compared,
     hashed and compiled for.
@@ -103,13 +108,17 @@ class SolverPlan(Plan):
         return plan
 
     def with_leaves(self, leaves: tuple[Any, ...]) -> Self:
-        """The plan with these leaves: the one that `plan` made, if they are its own."""
+        """The plan with these leaves: the one that `plan` made, if they stand for its own.
+
+        So an edit of them, which would be another matrix than the spec's, is undone.
+        """
         bare = self.static[1]
-        for plan in tuple(bare._known.values()):
-            own = plan.__dict__.get("leaves", ())
-            if len(own) == len(leaves) and all(map(lambda x, y: x is y, own, leaves)):
-                return plan
-        return bare._copy(leaves=Leaves(*leaves))
+        known = [p for p in tuple(bare._known.values()) if p.__dict__.get("_leaves")]
+        for same in (operator.is_, _stands_for):
+            for plan in known:
+                if all(map(same, leaves, plan.__dict__["_leaves"])):
+                    return plan
+        return bare._copy(_leaves=Leaves(*leaves))
 
     def with_choices(self, **said: Any) -> Self:
         """The plan of the same problem with these choices in place of its own."""
@@ -156,6 +165,13 @@ class SolverPlan(Plan):
         """The digest and the plan without leaves."""
         return self.digest, self._bare or self  # pyright: ignore[reportReturnType]
 
+    def __reduce__(self) -> Any:
+        batch = np.shape(self.leaves.indptr)[:-1]  # of what came out of `vmap`: all alike
+        if not batch:
+            return super().__reduce__()
+        one = tuple(x[(0,) * len(batch)] for x in self.host)
+        return _of_a_batch, (self.static[1]._copy(_leaves=Leaves(*one)), batch)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SolverPlan) and self.static[1] is other.static[1]
 
@@ -179,12 +195,20 @@ class SolverPlan(Plan):
     def _avals(self) -> tuple[Any, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.memory.get("_avals", ())
 
-    @functools.cached_property
+    @property
     def leaves(self) -> Leaves:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """The arrays, on the plan's device; replicated, if its operands are on several."""
-        there = self._sharding or _home(self.placement)
-        with jax.ensure_compile_time_eval():
-            return Leaves(*jax.device_put(tuple(self.host), there))
+        """The arrays, on the plan's device; replicated, if its operands are on several.
+
+        A program that they were donated to, as with a factor, has deleted them: then they are put
+        there again.
+        """
+        leaves = self.__dict__.get("_leaves")
+        if leaves is None or ("host" in self.__dict__ and any(x.is_deleted() for x in leaves)):
+            there = self._sharding or _home(self.placement)
+            with jax.ensure_compile_time_eval():
+                leaves = Leaves(*jax.device_put(tuple(self.host), there))
+            self.__dict__["_leaves"] = leaves
+        return leaves
 
     @functools.cached_property
     def host(self) -> Leaves:
@@ -195,9 +219,35 @@ class SolverPlan(Plan):
 
     def check(self, values: tuple[Any, ...], new: Iterable[str] | None = None) -> None:
         """Raise `OperandError` unless these values, of which those named are new, fit."""
+        self.require_leaves()
         operands.require_values(self.spec.nnz, self.spec.dtype, values[0])
         operands.require_b(self.spec.n, self.spec.dtype, values[1])
         super().check(values, new)
+
+    def require_leaves(self) -> None:
+        """Raise `OperandError` unless the leaves have the shapes and types of a plan's."""
+        if "host" in self.__dict__:  # they are its own
+            return
+        wanted = OperandType((self.spec.nnz,), "int32")
+        got = aval.type_of(self.leaves.indices)
+        if got == wanted:
+            return
+        if got.shape != wanted.shape and got.shape[-1:] == wanted.shape:
+            batch = list(got.shape[:-1])
+            raise operand_error(
+                "the leaves of this plan have a batch, as what comes out of `vmap` has",
+                f"`indices` {wanted}",
+                f"{got}, batch {batch}",
+                "Map it: `jax.vmap(nvs.direct_solver.solve)(factors, b)`. Where a plan alone is "
+                "wanted, take the one that `plan` returned.",
+            )
+        raise operand_error(
+            "the leaves of this plan were computed with",
+            f"`indices` {wanted}",
+            str(got),
+            "Leave the plan as it is, and change a factor's values alone: "
+            "`dataclasses.replace(factor, values=values)`.",
+        )
 
     def values_of(self, A: Any) -> Any:
         """The values of a matrix in the order that this plan takes them.
@@ -219,6 +269,7 @@ class SolverPlan(Plan):
             >>> nvs.direct_solver.plan(A).values_of(2 * A)
             array([2., 2., 2.])
         """
+        self.require_leaves()
         if any(map(aval.is_traced, self.leaves)):
             raise operand_error(
                 "`values_of` inside a transformation, of a plan that is its argument",
@@ -231,6 +282,10 @@ class SolverPlan(Plan):
     def absent(self, name: str) -> str | None:
         """What to do about an operand that this plan has not."""
         return "Pass `values=plan.values_of(A)`." if name == "A" else None
+
+    def of_jax(self, name: str) -> str:
+        """What to plan with, instead of a matrix with NumPy's values, for JAX's arrays."""
+        return "`(A.indptr, A.indices, jax.numpy.asarray(A.data))`"
 
     def arguments(self, rank: int) -> str:
         """What to type between the parentheses of `plan()` for other operands."""
@@ -267,8 +322,10 @@ class SolverPlan(Plan):
         return analysis.versions(platform)
 
     def drop(self) -> None:
-        """Drop what was compiled for eager calls, and what is known of the analysis."""
+        """Drop what was compiled for eager calls and phases, and what is known of the analysis."""
         self.memory.pop(analysis.FACTS, None)
+        for function in self.memory.pop(PHASES, {}).values():
+            function.clear_cache()
         super().drop()
 
     def storable(self) -> Self:
@@ -302,6 +359,21 @@ class SolverPlan(Plan):
             for name, text in report.rows(self)
         )
         return f"<table><caption>SolverPlan</caption>{cells}</table>"
+
+
+def _stands_for(x: Any, own: Any) -> bool:
+    """Whether an array is where one of a plan's leaves is, and as large, whatever is in it."""
+    return (
+        isinstance(x, jax.Array)
+        and not aval.is_traced(x)
+        and x.shape == own.shape
+        and x.sharding == own.sharding
+    )
+
+
+def _of_a_batch(plan: SolverPlan, batch: tuple[int, ...]) -> SolverPlan:
+    """The plan as it comes out of `vmap`."""
+    return plan.with_leaves(tuple(jnp.broadcast_to(x, (*batch, *x.shape)) for x in plan.leaves))
 
 
 def _home(where: Placement | None) -> Any:

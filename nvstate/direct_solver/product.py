@@ -28,28 +28,27 @@ def product(
     to, of = (indices, rows) if transposed else (rows, indices)
     entries = values[:, None, :]
     if spec.stored_view == "full":
-        return _added(x, to, entries * _taken(x, of))
+        return _added(spec.n, to, entries * _taken(x, of))
     diagonal = rows == indices
     mirrored = entries
     if spec.matrix_type in ("hermitian", "hpd"):  # of a diagonal entry only the real part counts
         entries = jnp.where(diagonal, jnp.real(entries).astype(entries.dtype), entries)
         mirrored = jnp.conj(entries)
     mirrored = jnp.where(diagonal, jnp.zeros((), entries.dtype), mirrored)
-    y = _added(x, to, entries * _taken(x, of))
-    return y + _added(x, of, mirrored * _taken(x, to))
+    y = _added(spec.n, to, entries * _taken(x, of))
+    return y + _added(spec.n, of, mirrored * _taken(x, to))
 
 
 def absolute_rows(spec: SolverSpec, rows: Any, indices: Any, values: Any) -> Any:
     """Sums of absolute values along each row of M [B, n], real."""
     sizes = jnp.abs(values)[:, None, :]
-    zero = jnp.zeros((*values.shape[:-1], 1, spec.n), sizes.dtype)
     if spec.stored_view == "full":
-        return _added(zero, rows, sizes)[:, 0]
+        return _added(spec.n, rows, sizes)[:, 0]
     diagonal = rows == indices
     if spec.matrix_type in ("hermitian", "hpd"):
         sizes = jnp.where(diagonal, jnp.abs(jnp.real(values))[:, None, :], sizes)
     off = jnp.where(diagonal, jnp.zeros((), sizes.dtype), sizes)
-    return (_added(zero, rows, sizes) + _added(zero, indices, off))[:, 0]
+    return (_added(spec.n, rows, sizes) + _added(spec.n, indices, off))[:, 0]
 
 
 def dense(spec: SolverSpec, rows: Any, indices: Any, values: Any) -> Any:
@@ -63,7 +62,11 @@ def _taken(x: Any, places: Any) -> Any:
     return jnp.take(x, places, axis=-1, mode="clip")  # places were checked when the plan was made
 
 
-def _added(like: Any, places: Any, terms: Any) -> Any:
-    """The terms, summed at their places along the last axis."""
-    shape = (*terms.shape[:-1], like.shape[-1])
-    return jnp.zeros(shape, terms.dtype).at[..., places].add(terms, mode="drop")
+def _added(n: int, places: Any, terms: Any) -> Any:
+    """The terms, summed at their places along the last axis, of length n.
+
+    Zeros are made of terms, so that in an explicit mesh they are divided as those are.
+    """
+    zero = jnp.zeros_like(terms[..., :1])
+    zeros = jnp.broadcast_to(zero, (*terms.shape[:-1], n))
+    return zeros.at[..., places].add(terms, mode="drop")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from nvstate._core import aval
 from nvstate.direct_solver import edge, lowering
 from nvstate.direct_solver.arguments import Transpose, choice, operand_error
-from nvstate.direct_solver.functions import require, returned
+from nvstate.direct_solver.functions import jitted, require, returned
 from nvstate.direct_solver.plan import SolverPlan
+from nvstate.direct_solver.spec import Leaves, SolverSpec
 from nvstate.direct_solver.way import Way
 
 
@@ -52,21 +51,27 @@ def backward_error(
         expected, got = (str(aval.type_of(y)) for y in (b, x))
         do = "Pass an x for each right-hand side."
         raise operand_error("operand `x` does not match `b`", expected, got, do)
-    run = functools.partial(_error, plan, transpose=transpose)
-    return returned(plan, run, values, x, b)
+    return returned(plan, jitted(plan, _error, transpose=transpose), values, x, b)
 
 
-@functools.partial(jax.jit, static_argnames="transpose")
-def _error(plan: SolverPlan, values: Any, x: Any, b: Any, transpose: Transpose) -> Any:
-    transposed, conjugate = edge.way(plan.spec, transpose)
-    leaves = plan.leaves
+def _error(
+    spec: SolverSpec,
+    choices: Any,
+    leaves: Leaves,
+    values: Any,
+    x: Any,
+    b: Any,
+    transpose: Transpose,
+) -> Any:
+    del choices  # no engine runs
+    transposed, conjugate = edge.way(spec, transpose)
     ordered = edge.in_order(leaves, values)[None]
 
     def columns(y: Any) -> Any:
         turned = (y[None] if y.ndim == 1 else y.T)[None]
         return jnp.conj(turned) if conjugate else turned
 
-    way = Way(plan.spec, transposed)
+    way = Way(spec, transposed)
     errors = lowering.backward_error(
         way, leaves.rows, leaves.indices, ordered, columns(x), columns(b)
     )

@@ -19,7 +19,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 from nvstate import _native, errors
-from nvstate._core import log, scopes
+from nvstate._core import scopes
 from nvstate.direct_solver import choices as choices_, digest, probes
 from nvstate.direct_solver.choices import Choices
 from nvstate.direct_solver.spec import SolverSpec
@@ -73,7 +73,6 @@ class Ring:
         self._spec = spec
         self._slots: list[_Slot] = []
         self._uses = itertools.count(1)
-        self._warned = False
         self._options = _options(spec, choices)
         rows = np.repeat(np.arange(spec.n, dtype=np.int32), np.diff(indptr))
         self._probe = np.where(probes.ups(spec.n, np.arange), 1.0, -1.0)
@@ -120,13 +119,6 @@ class Ring:
         tickets[:, 3] = np.arange(len(slot.elements))
         slot.names.update({ticket.tobytes(): i for i, ticket in enumerate(tickets)})
         return tickets
-
-    def missed(self, where: str) -> None:
-        """Count a miss, and say so once."""
-        _native.solver_count("factor_misses")
-        if not self._warned:
-            self._warned = True
-            log.logger.warning("%s: a factorization was made again: raise `factor_slots`", where)
 
     def _element(self, values: Array) -> _Element:
         words = np.array([OK, 0, -1, -1, -1, 0, 0, 0], np.int32)
@@ -292,7 +284,7 @@ def elements_of(
                 _native.solver_count("factor_misses")
                 element = _Element(None, np.zeros(0, np.int32))
             else:
-                own.missed("nvstate.direct_solver")
+                _native.solver_count("factor_misses")
                 slot = own.factorized(row[None], slots)
                 slot.names[ticket.tobytes()] = 0  # from now on it is found
                 element = slot.elements[0]

@@ -38,6 +38,7 @@ FUNCTION(cuMemPoolTrimTo)
 FUNCTION(cuMemAllocFromPoolAsync)
 FUNCTION(cuMemFreeAsync)
 FUNCTION(cuStreamWaitEvent)
+FUNCTION(cuEventSynchronize)
 FUNCTION(cuStreamIsCapturing)
 FUNCTION(cuMemsetD32Async)
 // CUDA 13's header renames it to a version that older drivers lack; both take the same.

@@ -1,7 +1,7 @@
 // A CUDA driver whose device memory is the host's, and a cuDSS that factorizes densely by Gauss
 // without pivoting, float64 only: what a ring does with slots, batches, failures and memory can be
 // tested without a GPU. It has cuDSS's manners: the error indicator stays until it is reset, and a
-// uniform batch tells one sum.
+// uniform batch tells one sum. Any one call may be told to fail.
 
 #include <cmath>
 #include <cstdint>
@@ -43,6 +43,15 @@ using namespace nvstate::abi;  // NOLINT(build/namespaces): all of it is defined
 int64_t allocated = 0;  // bytes of pools
 int64_t limit = INT64_MAX;
 std::map<CUdeviceptr, size_t> sizes;
+
+int64_t calls_left = 0;  // until one fails; 0: none will
+const char* failed = nullptr;
+
+bool Fails(const char* name) {
+  if (calls_left == 0 || --calls_left != 0) return false;
+  failed = name;
+  return true;
+}
 
 constexpr double kTiny = 1e-13;  // a smaller pivot is replaced by it
 
@@ -100,6 +109,14 @@ extern "C" {
 
 EXPORT int64_t fake_allocated() { return allocated; }
 EXPORT void fake_limit(int64_t bytes) { limit = bytes; }
+// The call of this number fails, counted from now on, from 1; 0: none. Returns the name of the one
+// that has failed since the last time, or null.
+EXPORT const char* fake_fail(int64_t call) {
+  calls_left = call;
+  const char* const name = failed;
+  failed = nullptr;
+  return name;
+}
 
 thread_local CUcontext current = nullptr;
 RESULT cuInit(unsigned int) { return CUDA_SUCCESS; }
@@ -125,31 +142,38 @@ RESULT cuCtxPopCurrent_v2(CUcontext* context) {
   return CUDA_SUCCESS;
 }
 RESULT cuMemGetInfo_v2(size_t* free, size_t* total) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   *total = size_t{1} << 30;
   *free = static_cast<size_t>(limit - allocated < (1 << 29) ? limit - allocated : 1 << 29);
   return CUDA_SUCCESS;
 }
 RESULT cuStreamCreate(CUstream* stream, unsigned int) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   *stream = reinterpret_cast<CUstream>(8);
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   std::memcpy(reinterpret_cast<void*>(to), from, bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   std::memcpy(to, reinterpret_cast<void*>(from), bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   std::memset(reinterpret_cast<void*>(to), value, bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemAllocHost_v2(void** pointer, size_t bytes) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   *pointer = std::malloc(bytes);
   return CUDA_SUCCESS;
 }
@@ -162,6 +186,7 @@ RESULT cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps*) {
   return CUDA_SUCCESS;
 }
 RESULT cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, CUmemoryPool, CUstream) {
+  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
   if (allocated + static_cast<int64_t>(bytes) > limit) return CUDA_ERROR_OUT_OF_MEMORY;
   allocated += static_cast<int64_t>(bytes);
   *pointer = reinterpret_cast<CUdeviceptr>(std::malloc(bytes));
@@ -181,18 +206,19 @@ RESULT cuStreamIsCapturing(CUstream, CUstreamCaptureStatus* status) {
   return CUDA_SUCCESS;
 }
 #define NOTHING(name, ...) \
-  RESULT name(__VA_ARGS__) { return CUDA_SUCCESS; }
+  RESULT name(__VA_ARGS__) { return Fails(#name) ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS; }
 NOTHING(cuDeviceGetAttribute, int*, CUdevice_attribute, CUdevice)
 NOTHING(cuMemAlloc_v2, CUdeviceptr*, size_t)
 NOTHING(cuMemFree_v2, CUdeviceptr)
 NOTHING(cuMemsetD2D8Async, CUdeviceptr, size_t, unsigned char, size_t, size_t, CUstream)
 NOTHING(cuMemsetD32Async, CUdeviceptr, unsigned int, size_t, CUstream)
 NOTHING(cuEventCreate, CUevent*, unsigned int)
-NOTHING(cuEventDestroy_v2, CUevent)
+RESULT cuEventDestroy_v2(CUevent) { return CUDA_SUCCESS; }
+RESULT cuStreamDestroy_v2(CUstream) { return CUDA_SUCCESS; }
 NOTHING(cuEventRecord, CUevent, CUstream)
 NOTHING(cuEventElapsedTime, float*, CUevent, CUevent)
 NOTHING(cuStreamSynchronize, CUstream)
-NOTHING(cuStreamDestroy_v2, CUstream)
+NOTHING(cuEventSynchronize, CUevent)
 NOTHING(cuStreamWaitEvent, CUstream, CUevent, unsigned int)
 NOTHING(cuStreamBeginCapture_v2, CUstream, CUstreamCaptureMode)
 NOTHING(cuStreamEndCapture, CUstream, CUgraph*)
@@ -205,6 +231,7 @@ STATUS cudssGetProperty(libraryPropertyType property, int* value) {
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssCreate(cudssHandle_t* handle) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *handle = new cudssContext{};
   return current == nullptr ? CUDSS_STATUS_NOT_INITIALIZED : CUDSS_STATUS_SUCCESS;
 }
@@ -213,10 +240,12 @@ STATUS cudssDestroy(cudssHandle_t handle) {
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssSetDeviceMemHandler(cudssHandle_t handle, const cudssDeviceMemHandler_t* handler) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   handle->memory = *handler;
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssConfigCreate(cudssConfig_t* config) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *config = new cudssConfig{};
   return CUDSS_STATUS_SUCCESS;
 }
@@ -226,12 +255,14 @@ STATUS cudssConfigDestroy(cudssConfig_t config) {
 }
 STATUS cudssConfigSet(cudssConfig_t config, cudssConfigParam_t parameter, const void* value,
                       size_t bytes) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   int64_t number = 0;
   std::memcpy(&number, value, bytes);
   config->numbers[parameter] = bytes == 4 ? static_cast<int32_t>(number) : number;
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssDataCreate(const cudssHandle_t, cudssData_t* data) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *data = new cudssData{};
   return CUDSS_STATUS_SUCCESS;
 }
@@ -244,11 +275,13 @@ STATUS cudssDataDestroy(cudssHandle_t handle, cudssData_t data) {
 }
 STATUS cudssDataSet(const cudssHandle_t, cudssData_t data, cudssDataParam_t parameter,
                     const void* value, size_t) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   if (parameter == CUDSS_DATA_INFO) std::memcpy(&data->info, value, sizeof(data->info));
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssDataGet(const cudssHandle_t, const cudssData_t data, cudssDataParam_t parameter,
                     void* value, size_t bytes, size_t* written) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   const int32_t* const from = parameter == CUDSS_DATA_INFO      ? &data->info
                               : parameter == CUDSS_DATA_NPIVOTS ? &data->pivots
                               : parameter == CUDSS_DATA_INERTIA ? data->inertia
@@ -261,6 +294,7 @@ STATUS cudssDataGet(const cudssHandle_t, const cudssData_t data, cudssDataParam_
 }
 STATUS cudssMatrixCreateDn(cudssMatrix_t* matrix, int64_t rows, int64_t columns, int64_t,
                            const void* values, cudaDataType, cudssLayout_t) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *matrix = new cudssMatrix{rows, columns, 0, nullptr, nullptr, values, CUDSS_MTYPE_GENERAL};
   return CUDSS_STATUS_SUCCESS;
 }
@@ -268,6 +302,7 @@ STATUS cudssMatrixCreateCsr(cudssMatrix_t* matrix, int64_t rows, int64_t columns
                             const void* start, const void*, const void* indices, const void* values,
                             cudaDataType, cudaDataType, cudaDataType, cudssMatrixType_t type,
                             cudssMatrixViewType_t, cudssIndexBase_t) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *matrix = new cudssMatrix{rows, columns, nnz, start, indices, values, type};
   return CUDSS_STATUS_SUCCESS;
 }
@@ -276,11 +311,13 @@ STATUS cudssMatrixDestroy(cudssMatrix_t matrix) {
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssMatrixSetValues(cudssMatrix_t matrix, const void* values) {
+  if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   matrix->values = values;
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssExecute(cudssHandle_t handle, int phase, const cudssConfig_t config, cudssData_t data,
                     const cudssMatrix_t m, cudssMatrix_t x, const cudssMatrix_t b) {
+  if (Fails(__func__)) return CUDSS_STATUS_ALLOC_FAILED;
   const auto number = [&](cudssConfigParam_t parameter, int64_t other) {
     const auto found = config->numbers.find(parameter);
     return found == config->numbers.end() ? other : found->second;
@@ -314,8 +351,10 @@ STATUS cudssExecute(cudssHandle_t handle, int phase, const cudssConfig_t config,
   }
   return CUDSS_STATUS_SUCCESS;
 }
-#define UNUSED(name, ...) \
-  STATUS name(__VA_ARGS__) { return CUDSS_STATUS_SUCCESS; }
+#define UNUSED(name, ...)                                                       \
+  STATUS name(__VA_ARGS__) {                                                    \
+    return Fails(#name) ? CUDSS_STATUS_EXECUTION_FAILED : CUDSS_STATUS_SUCCESS; \
+  }
 UNUSED(cudssSetStream, cudssHandle_t, cudaStream_t)
 UNUSED(cudssSetThreadingLayer, cudssHandle_t, const char*)
 UNUSED(cudssConfigGet, const cudssConfig_t, cudssConfigParam_t, void*, size_t, size_t*)

@@ -9,6 +9,7 @@
 #include <cstring>
 #include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -228,7 +229,6 @@ void TestMemory(const std::function<int64_t()>& allocated,
   EXPECT(ring->Factorize(0, kValues.data(), Prints(1), nullptr) != slot);
   EXPECT(ring->Factorize(0, kValues.data(), Prints(1), nullptr) ==
          slot);  // none is made that cannot fit
-  ring->context().memory();
   limit(100);
   try {
     Made(OptionsOf("general"), 1);
@@ -239,6 +239,97 @@ void TestMemory(const std::function<int64_t()>& allocated,
   }
   limit(INT64_MAX);
   Solves(*ring, ring->Factorize(0, kValues.data(), Prints(1), nullptr), {1});
+}
+
+struct Failing {  // each call of the libraries in turn
+  const char* (*fail)(int64_t call);
+  int64_t (*allocated)();
+  std::set<std::string> names = {};
+
+  // `make` a ring and `use` it; then use one that is there: a failure must be told as one, and
+  // leave nothing behind that a later use trips over.
+  template <typename Make, typename Use>
+  void Sweep(const Make& make, const Use& use) {
+    const auto tried = [&](const auto& run) {
+      for (int64_t call = 1;; ++call) {
+        fail(call);
+        bool told = false;
+        try {
+          run();
+        } catch (const Failure& failure) {
+          told = true;
+          EXPECT(std::strlen(failure.what()) > 10);
+        }
+        const char* const name = fail(0);
+        if (name == nullptr) {
+          EXPECT(!told);
+          return;
+        }
+        names.insert(name);
+        EXPECT(told || MayBeSilent(name));
+        after();
+      }
+    };
+    const int64_t before = allocated();
+    after = [&] { EXPECT(allocated() == before); };
+    tried([&] {
+      const std::unique_ptr<Ring> ring = make();
+      use(*ring);
+    });
+    const std::unique_ptr<Ring> ring = make();
+    use(*ring);
+    after = [&] { use(*ring); };
+    tried([&] { use(*ring); });
+  }
+
+  // What an analysis tells is not needed, and a stream that cannot wait is waited for.
+  static bool MayBeSilent(const std::string& name) {
+    return name == "cudssDataGet" || name == "cuEventRecord" || name == "cuStreamWaitEvent" ||
+           name == "cuEventSynchronize" || name == "cuStreamSynchronize" ||
+           name == "cuMemFreeAsync";
+  }
+  std::function<void()> after = {};
+};
+
+void TestFailures(Failing failing) {
+  for (const int64_t batch : {1, 3}) {
+    std::vector<double> scales = {1, 2, 3};
+    scales.resize(static_cast<size_t>(batch));
+    const auto factorized = [&](Ring& ring) {
+      for (int i = 0; i < 3; ++i) {  // of two slots
+        Branch branch(ring.context(), nullptr);
+        const int64_t slot =
+            ring.Factorize(0, Scaled(scales).data(), Prints(scales.size()), nullptr);
+        Solves(ring, slot, scales);
+      }
+    };
+    for (const char* type : {"general", "symmetric", "spd"}) {
+      failing.Sweep([&] { return Made(OptionsOf(type), batch); }, factorized);
+    }
+    for (const bool hybrid : {false, true}) {
+      solver::Options options = OptionsOf("general");
+      (hybrid ? options.hybrid_execute : options.deterministic) = true;
+      failing.Sweep([&] { return Made(options, batch); }, factorized);
+    }
+    solver::Options options = OptionsOf("general");
+    options.reuse_pivots = true;
+    options.reference = solver::ReferenceDigest(solver::Element::kF64, kValues.data(), kNnz);
+    failing.Sweep([&] { return Made(options, batch, &kValues); }, factorized);
+  }
+  const auto fused = [](Ring& ring) {
+    const std::vector<double> b = {1, 2, 3};
+    std::vector<double> x(kN);
+    Branch branch(ring.context(), nullptr);
+    ring.FactorizeAndSolve(false, kValues.data(), b.data(), x.data(), 1);
+    EXPECT(Error(1, x.data(), false, b.data()) < 1e-12);
+  };
+  failing.Sweep([] { return Made(OptionsOf("general"), 1); }, fused);
+  for (const char* name : {"cudssExecute", "cudssDataCreate", "cudssMatrixCreateCsr",
+                           "cudssMatrixSetValues", "cudssDataSet", "cudssDataGet", "cudssConfigSet",
+                           "cuMemAllocFromPoolAsync", "cuMemcpyDtoHAsync_v2", "cuEventRecord",
+                           "cuMemAllocHost_v2", "cuStreamSynchronize", "cuEventSynchronize"}) {
+    EXPECT(failing.names.count(name) == 1);
+  }
 }
 
 }  // namespace
@@ -257,6 +348,7 @@ int main(int, char** argv) {
   TestReusedPivots();
   TestColumnsAlone();
   TestMemory(allocated, limit);
+  TestFailures({reinterpret_cast<const char* (*)(int64_t)>(dlsym(fake, "fake_fail")), allocated});
   EXPECT(allocated() == 0);
   std::puts("ok");
 }

@@ -105,11 +105,26 @@ void AMissedTicketIsFoundAgain() {
   slots.Alias(b, 0, edited);
   const auto found = slots.Find(edited);
   EXPECT(found.size() == 2 && found[0].slot == a && found[1].slot == b && found[1].element == 0);
-  std::vector<Numerics> numerics(2);
-  numerics[0].status = kAbsent;
-  slots.Fill(slots.Choose(0, Grows), 0, numerics, {2, {0, 0}});
-  EXPECT(slots.Find(slots.TicketOf(a, 0)).empty());  // only half of it was factorized
-  EXPECT(Finds(slots, slots.TicketOf(a, 1), a, 1));
+}
+
+void TheSlotUsedLastIsGuessed() {
+  Slots slots(3, 1);
+  EXPECT(slots.Guess() == -1);
+  const int64_t a = Factorized(slots, 0), b = Factorized(slots, 0);
+  EXPECT(slots.Guess() == b);
+  slots.Hit(b);
+  EXPECT(slots.Guess() == b);
+  slots.Hit(a);  // that guess was wrong: none is made until one would have been right
+  EXPECT(slots.Guess() == -1);
+  slots.Hit(b);
+  EXPECT(slots.Guess() == -1);
+  slots.Hit(b);
+  EXPECT(slots.Guess() == b);
+  slots.Missed(Ticket{});
+  EXPECT(slots.Guess() == -1);
+  slots.Hit(b);
+  slots.Drop(b);
+  EXPECT(slots.Guess() == a);
 }
 
 void Words() {
@@ -262,6 +277,7 @@ int main() {
   AFailureLeavesNothing();
   ARunReusesItsSlot();
   AMissedTicketIsFoundAgain();
+  TheSlotUsedLastIsGuessed();
   Words();
   Probe();
   Refused();

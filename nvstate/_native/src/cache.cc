@@ -59,8 +59,11 @@ std::vector<std::shared_ptr<NativePlan>> Cache::Find(const std::string& prefix) 
   std::lock_guard lock(mutex_);
   for (auto at = entries_.lower_bound(prefix); at != entries_.end(); ++at) {
     if (at->first.compare(0, prefix.size(), prefix) != 0) break;
-    if (at->second.making || !at->second.recent) continue;
-    found.push_back(at->second.place->second);
+    Entry& entry = at->second;
+    if (entry.making || !entry.recent) continue;
+    found.push_back(entry.place->second);
+    found.back()->Use();
+    recent_.splice(recent_.begin(), recent_, entry.place);
   }
   return found;
 }

@@ -50,7 +50,7 @@ namespace {
 // million rows takes as much.
 constexpr uint64_t kKeptByPool = uint64_t{64} << 20;
 
-constexpr size_t kPinnedBytes = 4096;  // tickets and fingerprints of 85 elements; more is pageable
+constexpr size_t kBlockBytes = size_t{1} << 19;  // a multiple of every element's
 
 abi::CUmemoryPool PoolOf(int device) {
   static std::mutex mutex;
@@ -85,10 +85,10 @@ Owned<abi::CUevent> Event() {
   return {event, [&driver](abi::CUevent dying) { driver.cuEventDestroy_v2(dying); }};
 }
 
-Owned<void*> Pinned() {
+Owned<void*> Pinned(size_t bytes) {
   const StreamDriver& driver = Opened<StreamDriver>();
   void* memory;
-  NVS_CHECK(driver.cuMemAllocHost_v2(&memory, kPinnedBytes));
+  NVS_CHECK(driver.cuMemAllocHost_v2(&memory, bytes));
   return {memory, [&driver](void* dying) { driver.cuMemFreeHost(dying); }};
 }
 
@@ -120,17 +120,9 @@ Memory::Memory(int device) : pool_(PoolOf(device)) {}
 
 int Memory::Allocate(void** pointer, size_t bytes, abi::CUstream stream) noexcept {
   *pointer = nullptr;
-  if (bytes == 0) return 0;  // every solve asks for this, under capture too
-  if (const auto found = kept_.find(bytes); found != kept_.end()) {
-    *pointer = found->second;
-    kept_.erase(found);
-    return 0;
-  }
-  abi::CUstreamCaptureStatus capture = abi::CU_STREAM_CAPTURE_STATUS_NONE;
+  if (bytes == 0) return 0;  // every solve asks for this
   abi::CUdeviceptr memory = 0;
-  if (driver_.cuStreamIsCapturing(stream, &capture) != abi::CUDA_SUCCESS ||
-      capture != abi::CU_STREAM_CAPTURE_STATUS_NONE ||
-      driver_.cuMemAllocFromPoolAsync(&memory, bytes, pool_, stream) != abi::CUDA_SUCCESS) {
+  if (driver_.cuMemAllocFromPoolAsync(&memory, bytes, pool_, stream) != abi::CUDA_SUCCESS) {
     refused_ = bytes;
     return 1;
   }
@@ -142,21 +134,8 @@ int Memory::Allocate(void** pointer, size_t bytes, abi::CUstream stream) noexcep
 
 int Memory::Free(void* pointer, size_t bytes, abi::CUstream stream) noexcept {
   if (pointer == nullptr) return 0;
-  if (keeps_) {
-    try {
-      kept_.emplace(bytes, pointer);
-      return 0;
-    } catch (...) {  // no memory for the note: give it back instead
-    }
-  }
   bytes_ -= static_cast<int64_t>(bytes);
   return driver_.cuMemFreeAsync(Address(pointer), stream) == abi::CUDA_SUCCESS ? 0 : 1;
-}
-
-void Memory::Return(abi::CUstream stream) noexcept {
-  keeps_ = false;
-  for (const auto& [bytes, pointer] : kept_) Free(pointer, bytes, stream);
-  kept_.clear();
 }
 
 Context::Context(int device)
@@ -164,7 +143,10 @@ Context::Context(int device)
       stream_(Stream()),
       before_(Event()),
       after_(Event()),
-      pinned_(Pinned()),
+      read_(Event()),
+      written_(Event()),
+      read_to_(Pinned(kFewBytes)),
+      written_from_(Pinned(kFewBytes)),
       memory_(device) {
   const abi::cudssStatus_t status = api_.cudssCreate(&handle_);
   try {
@@ -186,7 +168,6 @@ Context::~Context() {
   try {
     OnDevice on(device_);
     api_.cudssDestroy(handle_);
-    memory_.Return(stream());
     Opened<Driver>().cuStreamSynchronize(stream());
   } catch (...) {  // the driver has shut down
   }
@@ -206,20 +187,68 @@ void Context::Wait() const { NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stre
 
 void Context::Read(void* to, const void* from, size_t bytes, abi::CUstream stream) const {
   if (bytes == 0) return;
-  void* const first = bytes <= kPinnedBytes ? *pinned_ : to;
+  void* const first = bytes <= kFewBytes ? *read_to_ : to;
   NVS_CHECK(driver_.cuMemcpyDtoHAsync_v2(first, Address(from), bytes, stream));
   NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream));
   if (first != to) std::memcpy(to, first, bytes);
 }
 
-void Context::Write(void* to, const void* from, size_t bytes, abi::CUstream stream) const {
-  if (bytes == 0) return;
-  if (bytes <= kPinnedBytes) {
-    std::memcpy(*pinned_, from, bytes);
-    from = *pinned_;
+Context::Block::Block() : memory(Pinned(kBlockBytes)), copied(Event()) {}
+
+void Context::ReadInBlocks(const void* from, size_t bytes, abi::CUstream stream,
+                           const std::function<void(const void*, size_t, size_t)>& see) {
+  for (std::optional<Block>& block : blocks_) {
+    if (!block) block.emplace();
   }
-  NVS_CHECK(Opened<Driver>().cuMemcpyHtoDAsync_v2(Address(to), from, bytes, stream));
-  NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream));  // until then the copy reads `from`
+  const size_t count = (bytes + kBlockBytes - 1) / kBlockBytes;
+  const auto size = [&](size_t i) { return std::min(kBlockBytes, bytes - i * kBlockBytes); };
+  for (size_t i = 0; i <= count; ++i) {
+    if (i < count) {
+      const Block& next = *blocks_[i % 2];
+      const auto* const at = static_cast<const char*>(from) + i * kBlockBytes;
+      NVS_CHECK(driver_.cuMemcpyDtoHAsync_v2(*next.memory, Address(at), size(i), stream));
+      NVS_CHECK(Opened<Driver>().cuEventRecord(*next.copied, stream));
+    }
+    if (i > 0) {
+      const Block& last = *blocks_[(i - 1) % 2];
+      NVS_CHECK(driver_.cuEventSynchronize(*last.copied));
+      see(*last.memory, (i - 1) * kBlockBytes, size(i - 1));
+    }
+  }
+}
+
+void Context::Write(void* to, const void* from, size_t bytes) {
+  if (bytes == 0) return;
+  if (bytes > kFewBytes) {
+    NVS_CHECK(Opened<Driver>().cuMemcpyHtoDAsync_v2(Address(to), from, bytes, *stream_));
+    Wait();  // until then the copy reads `from`
+    return;
+  }
+  if (written_bytes_ + bytes > kFewBytes) {
+    NVS_CHECK(driver_.cuEventSynchronize(*written_));
+    written_bytes_ = 0;
+  }
+  char* const own = static_cast<char*>(*written_from_) + written_bytes_;
+  std::memcpy(own, from, bytes);
+  written_bytes_ += bytes;
+  NVS_CHECK(Opened<Driver>().cuMemcpyHtoDAsync_v2(Address(to), own, bytes, *stream_));
+  NVS_CHECK(Opened<Driver>().cuEventRecord(*written_, *stream_));
+}
+
+Context::Reading::Reading(Context& context, const void* from, size_t bytes, abi::CUstream stream)
+    : context_(context) {
+  NVS_CHECK(context.driver_.cuMemcpyDtoHAsync_v2(*context.read_to_, Address(from), bytes, stream));
+  const abi::CUresult recorded = Opened<Driver>().cuEventRecord(*context.read_, stream);
+  if (recorded == abi::CUDA_SUCCESS) return;
+  Opened<Driver>().cuStreamSynchronize(stream);  // the destructor will not wait for the copy
+  Check(recorded, "cuEventRecord");
+}
+
+Context::Reading::~Reading() { context_.driver_.cuEventSynchronize(*context_.read_); }
+
+const void* Context::Reading::Wait() {
+  NVS_CHECK(context_.driver_.cuEventSynchronize(*context_.read_));
+  return *context_.read_to_;
 }
 
 Buffer::Buffer(Context& context, size_t bytes) : context_(&context), bytes_(bytes) {
@@ -229,7 +258,7 @@ Buffer::Buffer(Context& context, size_t bytes) : context_(&context), bytes_(byte
 }
 
 Buffer::Buffer(Context& context, const void* host, size_t bytes) : Buffer(context, bytes) {
-  context.Write(data_, host, bytes, context.stream());
+  context.Write(data_, host, bytes);
 }
 
 Buffer& Buffer::operator=(Buffer&& other) noexcept {

@@ -182,8 +182,13 @@ void Ring::FactorizeAndSolve(bool transposed, const void* values, const void* b,
                              int64_t k) {
   Any();  // whose order an analysis replays
   if (passing_ == nullptr) passing_ = Analyzed(single_);
-  passing_->Factorize(values, false);
-  SolveWith(*passing_, transposed, std::max<int64_t>(options_.refinement_steps, 0), b, x, k);
+  try {
+    passing_->Factorize(values, false);
+    SolveWith(*passing_, transposed, std::max<int64_t>(options_.refinement_steps, 0), b, x, k);
+  } catch (...) {
+    passing_.reset();  // what the library leaves behind is not known
+    throw;
+  }
   ++solver::Counters::Global().factorizations;
 }
 
@@ -333,13 +338,19 @@ void Ring::Probe(Held& held, const void* values, const void* probe,
                 static_cast<char*>(x.data()) + at, 1);
     }
   }
-  std::vector<char> host(bytes);
-  context_.Read(host.data(), x.data(), bytes, context_.stream());
+  const int64_t each = solver::BytesOf(shape_.element);
   for (size_t i = 0; i < numerics.size(); ++i) {
     if (numerics[i].failed()) continue;
-    const char* const of = host.data() + static_cast<int64_t>(i) * step;
-    const double error = solver::ProbeError(shape_.element, of, 0, shape_.n);
-    if (!(error <= solver::kProbeLimit)) numerics[i].status = solver::kBreakdown;  // NaN too
+    double error = 0;
+    const auto see = [&](const void* block, size_t at, size_t size) {
+      const double found =
+          solver::ProbeError(shape_.element, block, static_cast<int64_t>(at) / each,
+                             static_cast<int64_t>(size) / each);
+      error = std::max(error, found);
+    };
+    context_.ReadInBlocks(static_cast<const char*>(x.data()) + static_cast<int64_t>(i) * step,
+                          static_cast<size_t>(step), context_.stream(), see);
+    if (error > solver::kProbeLimit) numerics[i].status = solver::kBreakdown;
     numerics[i].refine = error > kFewDigits * Roundoff(shape_.element);
   }
 }
@@ -359,8 +370,7 @@ void Ring::WriteProbes(const void* values, const Buffer& b) {
     solver::ProbeProduct(options_, pattern, shape_.element, host.data() + i * shape_.value_bytes(),
                          false, vectors.data() + i * shape_.vector_bytes());
   }
-  context_.Write(b.data(), vectors.data(), vectors.size(), context_.stream());
-  context_.Wait();  // for the copy of what goes out of scope
+  context_.Write(b.data(), vectors.data(), vectors.size());
 }
 
 std::shared_ptr<Ring> RingFor(int device, const solver::Request& request, const Shape& shape,

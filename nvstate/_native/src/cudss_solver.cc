@@ -17,6 +17,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -67,6 +68,8 @@ struct Row {  // of a batch: what is known of its values
   Print print;
   bool done = false;
   bool edited = false;  // the slot is there, of other values
+  // It is there, of a data object of all elements, where the library tells no element's diagonal.
+  bool uniform = false;
 };
 
 class Run {  // one execution
@@ -114,10 +117,6 @@ class Run {  // one execution
 
   void Diagonal() {
     Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {
-      if (ring.IsUniform(slot)) {  // the library tells an element's only of its own data object
-        ring.OnlySingles();
-        slot = ring.Factorize(run_, ValuesOf(ring), PrintsOf(ring), nullptr);
-      }
       const int64_t first = at == kAll ? 0 : at, last = at == kAll ? ring.shape().batch : at + 1;
       for (int64_t i = first; i < last; ++i) {
         ring.Diagonal(slot, i, buffers_.diagonal(at == kAll ? i : row));
@@ -127,17 +126,6 @@ class Run {  // one execution
 
  private:
   static constexpr int64_t kAll = -1;
-
-  // The values of the batch that a ticket's element is of are not this call's.
-  const void* ValuesOf(const Ring& ring) const {
-    if (ring.shape().batch != buffers_.shape().batch) {
-      Invalid(
-          "the diagonal of one element of a batched factor is not to be had from cuDSS: "
-          "factorize that element alone");
-    }
-    return buffers_.values();
-  }
-  const std::vector<Print>& PrintsOf(const Ring&) const { return prints_; }
 
   std::shared_ptr<Ring> OwnRing() {
     const Shape& shape = buffers_.shape();
@@ -168,12 +156,36 @@ class Run {  // one execution
   // Reads tickets, if any, and prints: one copy, and the wait.
   std::vector<Row> Rows(const Context& context) {
     const ffi::AnyBuffer words = buffers_.arg(5);
-    const auto width = static_cast<size_t>(words.dimensions()[1]);
     std::vector<uint32_t> host(words.element_count());
     context.Read(host.data(), words.untyped_data(), words.size_bytes(), stream_);
-    std::vector<Row> rows(host.size() / width);
+    return RowsIn(host.data());
+  }
+
+  // The same, and solves meanwhile with the slot that they probably name, which is returned; else
+  // -1. So the device is not idle while the host reads and then enqueues. If another slot is named,
+  // that one solves after it.
+  int64_t RowsAhead(Ring& ring, std::vector<Row>& rows) {
+    const ffi::AnyBuffer words = buffers_.arg(5);
+    const int64_t guess = ring.Guess();
+    if (request_.call.phase != Phase::kSolve || guess < 0 ||
+        ring.shape().batch != buffers_.shape().batch || words.size_bytes() > Context::kFewBytes) {
+      rows = Rows(ring.context());
+      return -1;
+    }
+    Context::Reading reading(ring.context(), words.untyped_data(), words.size_bytes(), stream_);
+    {
+      Branch branch(ring.context(), stream_);
+      ring.SolveAll(guess, request_.call.transposed, buffers_.b(0), buffers_.x(0), buffers_.k());
+    }
+    rows = RowsIn(static_cast<const uint32_t*>(reading.Wait()));
+    return guess;
+  }
+
+  std::vector<Row> RowsIn(const uint32_t* host) {
+    const auto width = static_cast<size_t>(buffers_.arg(5).dimensions()[1]);
+    std::vector<Row> rows(buffers_.arg(5).element_count() / width);
     for (size_t i = 0; i < rows.size(); ++i) {
-      const uint32_t* const row = host.data() + i * width;
+      const uint32_t* const row = host + i * width;
       if (width == 12) rows[i].ticket = Ticket::Read(row);
       std::copy_n(row + width - 4, 4, rows[i].print.begin());
     }
@@ -196,10 +208,9 @@ class Run {  // one execution
       infos.resize(infos.size() + 8);
       ring.slots()[slot].numerics[static_cast<size_t>(i)].Write(infos.data() + infos.size() - 8);
     }
-    const Context& context = ring.context();
-    context.Write(buffers_.ticket().untyped_data(), tickets.data(), tickets.size() * 4,
-                  context.stream());
-    context.Write(buffers_.info().untyped_data(), infos.data(), infos.size() * 4, context.stream());
+    Context& context = ring.context();
+    context.Write(buffers_.ticket().untyped_data(), tickets.data(), tickets.size() * 4);
+    context.Write(buffers_.info().untyped_data(), infos.data(), infos.size() * 4);
   }
 
   std::vector<std::shared_ptr<Ring>> Rings() const {  // this batch's first
@@ -216,35 +227,43 @@ class Run {  // one execution
     std::vector<Row> rows;
     for (const std::shared_ptr<Ring>& ring : Rings()) {
       std::lock_guard lock(ring->mutex());
-      if (rows.empty()) rows = Rows(ring->context());
-      if (Hits(*ring, rows, use)) return;
+      const int64_t solved = rows.empty() ? RowsAhead(*ring, rows) : -1;
+      if (Hits(*ring, rows, solved, use)) return;
     }
-    const bool raises = request_.call.on_stale == solver::OnStale::kRaise;
-    if (raises && !rows.empty()) {
-      const auto row = std::find_if(rows.begin(), rows.end(), [](const Row& r) { return !r.done; });
+    const auto refuse = [&] {
+      if (request_.call.on_stale != solver::OnStale::kRaise) return;
+      const auto row = std::find_if(rows.begin(), rows.end(),
+                                    [](const Row& r) { return !r.done && !r.uniform; });
+      if (row == rows.end()) return;
       throw Failure(Code::kFailedPrecondition, solver::WhyStale(row->ticket, row->edited));
-    }
+    };
+    refuse();
     const std::shared_ptr<Ring> ring = OwnRing();
     std::lock_guard lock(ring->mutex());
-    if (rows.empty()) rows = Rows(ring->context());  // there was no ring
-    if (raises) throw Failure(Code::kFailedPrecondition, solver::WhyStale(rows[0].ticket, false));
+    if (rows.empty()) {  // there was no ring
+      rows = Rows(ring->context());
+      refuse();
+    }
+    if (request_.call.phase == Phase::kDiagonal) ring->OnlySingles();
     Branch branch(ring->context(), stream_);
-    const int64_t slot = ring->Factorize(run_, buffers_.values(), prints_, nullptr);
+    // Not the slot that this run has filled last: that may be another factor of this program.
+    const int64_t slot = ring->Factorize(0, buffers_.values(), prints_, nullptr);
     const bool none_done =
         std::none_of(rows.begin(), rows.end(), [](const Row& row) { return row.done; });
     if (none_done) use(*ring, slot, kAll, 0);
     for (size_t i = 0; i < rows.size(); ++i) {
-      if (rows[i].done) continue;
       const auto at = static_cast<int64_t>(i);
-      if (!none_done) use(*ring, slot, at, at);
-      ++solver::Counters::Global().factor_misses;
+      // All, so that the next solve finds them in one place, and no two drive each other out.
       ring->slots().Alias(slot, at, rows[i].ticket);
+      if (rows[i].done) continue;
+      if (!none_done) use(*ring, slot, at, at);
+      if (!rows[i].uniform) ++solver::Counters::Global().factor_misses;
     }
   }
 
-  // True if all are done.
+  // True if all are done. `solved`: the slot that all were solved with already, or -1.
   template <typename Use>
-  bool Hits(Ring& ring, std::vector<Row>& rows, const Use& use) {
+  bool Hits(Ring& ring, std::vector<Row>& rows, int64_t solved, const Use& use) {
     std::vector<solver::Slots::Found> found(rows.size(), {-1, 0});
     bool any = false, in_order = static_cast<size_t>(ring.shape().batch) == rows.size();
     for (size_t i = 0; i < rows.size(); ++i) {
@@ -254,7 +273,10 @@ class Run {  // one execution
       const auto same = std::find_if(named.begin(), named.end(), [&](const auto& one) {
         return ring.slots().SameFingerprint(one, print);
       });
-      if (same != named.end()) {
+      if (same != named.end() && request_.call.phase == Phase::kDiagonal &&
+          ring.IsUniform(same->slot)) {
+        rows[i].uniform = true;
+      } else if (same != named.end()) {
         found[i] = *same;
       } else {
         rows[i].edited |= !named.empty();
@@ -267,9 +289,9 @@ class Run {  // one execution
                   found[i].element == static_cast<int64_t>(i);
     }
     if (!any) return false;
-    ring.Use();
-    Branch branch(ring.context(), stream_);
-    if (in_order) use(ring, found[0].slot, kAll, 0);
+    std::optional<Branch> branch;
+    if (!in_order || found[0].slot != solved) branch.emplace(ring.context(), stream_);
+    if (in_order && branch) use(ring, found[0].slot, kAll, 0);
     for (size_t i = 0; i < rows.size(); ++i) {
       if (found[i].slot < 0) continue;
       if (!in_order) use(ring, found[i].slot, found[i].element, static_cast<int64_t>(i));
@@ -286,7 +308,6 @@ class Run {  // one execution
       if (ring->shape().batch != buffers_.shape().batch) continue;
       std::lock_guard lock(ring->mutex());
       if (ring->slots().size() == 0 || ring->slots()[0].stamp == 0) break;
-      ring->Use();
       Branch branch(ring->context(), stream_);
       ring->SolveAll(0, request_.call.transposed, buffers_.b(0), buffers_.x(0), buffers_.k());
       for (int64_t i = 0; i < buffers_.shape().batch; ++i) {

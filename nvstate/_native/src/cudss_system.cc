@@ -6,9 +6,6 @@
 namespace nvstate::cudss {
 namespace {
 
-// Host copies of patterns, of which a program that was planned and not yet compiled needs one: ten
-// of ten million entries each.
-
 abi::cudaDataType ValueType(solver::Element element) {
   switch (element) {
     case solver::Element::kF32:
@@ -125,6 +122,7 @@ void System::Destroy() noexcept {
 
 void System::MakeDense(int64_t k) {
   if (k == k_) return;
+  k_ = -1;  // until both are there
   const Api& api = context_.api();
   for (abi::cudssMatrix_t* const dense : {&b_, &x_}) {
     if (*dense != nullptr) api.cudssMatrixDestroy(std::exchange(*dense, nullptr));
@@ -161,14 +159,6 @@ void System::ResetInfo() {
   const int32_t zero = 0;
   NVS_CUDSS(context_, cudssDataSet, context_.handle(), data_, abi::CUDSS_DATA_INFO, &zero,
             sizeof(zero));
-}
-
-int64_t System::Number(abi::cudssDataParam_t parameter) const {
-  int64_t number = 0;
-  size_t written = 0;
-  NVS_CUDSS(context_, cudssDataGet, context_.handle(), data_, parameter, &number, sizeof(number),
-            &written);
-  return number;
 }
 
 int64_t System::Count(abi::cudssDataParam_t parameter, size_t at, size_t of) const {

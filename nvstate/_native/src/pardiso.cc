@@ -201,8 +201,7 @@ class Execution {
     const auto ring = RingFor(device_, problem_, buffers_.batch, request_.call.owner);
     std::lock_guard lock(ring->mutex());
     ring->Analyze(buffers_.pattern, buffers_.permutation, buffers_.reference);
-    const std::vector<bool> all(static_cast<size_t>(buffers_.batch), true);
-    const int64_t slot = ring->Factorize(run_, buffers_.values, all);
+    const int64_t slot = ring->Factorize(run_, buffers_.values);
     for (int64_t i = 0; i < buffers_.batch; ++i) {
       ring->slots().TicketOf(slot, i).Write(buffers_.tickets_out + i * Ticket::kWords);
       ring->slots()[slot].numerics[static_cast<size_t>(i)].Write(buffers_.info + i * 8);
@@ -239,12 +238,13 @@ class Execution {
     const auto ring = RingFor(device_, problem_, buffers_.batch, request_.call.owner);
     std::lock_guard lock(ring->mutex());
     ring->Analyze(buffers_.pattern, buffers_.permutation, buffers_.reference);
-    // Not the slot that this run has filled last: that may be another factor of this program.
-    const int64_t slot = ring->Factorize(0, buffers_.values, missed);
+    // Not the slot that this run has filled last: that may be another factor of this program. All
+    // members, so that the next solve finds them in one place, and no two of them drive each other
+    // out.
+    const int64_t slot = ring->Factorize(0, buffers_.values);
     for (int64_t i = 0; i < buffers_.batch; ++i) {
-      if (!missed[static_cast<size_t>(i)]) continue;
       ring->slots().Alias(slot, i, TicketOf(i));
-      Finish(*ring, {slot, i}, i);
+      if (missed[static_cast<size_t>(i)]) Finish(*ring, {slot, i}, i);
     }
   }
 

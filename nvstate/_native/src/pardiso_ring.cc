@@ -203,22 +203,35 @@ void Ring::CountBytes() {
   bytes_ = bytes;
 }
 
-int64_t Ring::Factorize(int64_t run, const char* values, const std::vector<bool>& wanted) {
+int64_t Ring::Factorize(int64_t run, const char* values) {
   const int64_t batch = slots_.batch();
   const int64_t slot = slots_.Choose(run, [] { return true; });
   std::vector<Numerics> numerics(static_cast<size_t>(batch));
-  const Threads threads(problem_.options);
   for (int64_t element = 0; element < batch; ++element) {
-    if (!wanted[static_cast<size_t>(element)]) {
-      numerics[static_cast<size_t>(element)].status = solver::kAbsent;
-      continue;
-    }
     numerics[static_cast<size_t>(element)] =
         FactorizeOne(slot, element, values + element * problem_.nnz * BytesOf(problem_.element));
   }
   slots_.Fill(slot, run, std::move(numerics), {static_cast<size_t>(batch), {0, 0}});
   CountBytes();
   return slot;
+}
+
+int64_t Ring::Run(int64_t phase, int64_t mnum, const void* values, Iparm& iparm, int64_t columns,
+                  const void* b, void* x) {
+  const Threads threads(problem_.options);
+  try {
+    return handle_->Run(phase, mnum, values, iparm, nullptr, columns, b, x);
+  } catch (const Failure&) {
+    // Measured: once memory is short the handle fails for ever, old factorizations with it. So it
+    // goes with all of them, and is made anew.
+    slots_.Clear();
+    held_.clear();
+    handle_.reset();
+    matrix_.reset();
+    reference_ = Buffer();
+    factor_bytes_ = bytes_ = 0;
+    throw;
+  }
 }
 
 Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
@@ -233,7 +246,7 @@ Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
   }
   const int64_t mnum = Mnum(slot, element);
   Iparm iparm = iparm_;
-  const int64_t error = handle_->Run(22, mnum, held.data(), iparm);
+  const int64_t error = Run(22, mnum, held.data(), iparm);
   factor_bytes_ = iparm[abi::kIparmFactorKb] * 1024;
   ++Counters::Global().factorizations;
   numerics.perturbed_pivots = static_cast<int32_t>(iparm[abi::kIparmPerturbed]);
@@ -275,7 +288,6 @@ void Ring::Solve(const solver::Slots::Found& found, bool transposed, int64_t col
     solver::FillNan(x, columns * bytes);
     return;
   }
-  const Threads threads(problem_.options);
   const int64_t mnum = Mnum(found.slot, found.element);
   const void* const held = Held(found.slot, found.element).data();
   // Measured (design page, section 5): for general matrices 16 columns in one call take twice the
@@ -307,7 +319,7 @@ void Ring::SolveIn(int64_t mnum, const void* held, const Numerics& numerics, boo
   iparm[abi::kIparmRefinement] = steps == 0 ? 0 : steps + 1;  // measured: the first only looks
   iparm[abi::kIparmPivoting] |= 2;                            // no refinement of its own accord
   iparm[abi::kIparmTransposed] = transposed ? 2 : 0;
-  handle_->Run(33, mnum, held, iparm, nullptr, columns, b, x);
+  Run(33, mnum, held, iparm, columns, b, x);
 }
 
 void Ring::Diagonal(const solver::Slots::Found& found, void* out) {

@@ -384,8 +384,8 @@ void ProbeProduct(const Options& options, const Pattern& pattern, Element elemen
 double ProbeError(Element element, const void* x, int64_t first, int64_t count) {
   return WithType(element, [&](auto zero) {
     using T = decltype(zero);
-    // In blocks and without a branch, so that the compiler vectorises it. Squares are added up beside
-    // the largest: a NaN anywhere makes that sum NaN, which a maximum alone may lose.
+    // In blocks and without a branch, so that the compiler vectorises it. Squares are added up
+    // beside the largest: a NaN anywhere makes that sum NaN, which a maximum alone may lose.
     constexpr int64_t kBlock = 64;
     double largest[kBlock] = {}, sum[kBlock] = {};
     for (int64_t start = 0; start < count; start += kBlock) {

@@ -64,9 +64,7 @@ std::vector<Slots::Found> Slots::Find(const Ticket& ticket) const {
   std::vector<Found> found;
   if (ticket.nonce() == Nonce() && ticket.slot() < size() && ticket.element() < batch_) {
     const Slot& named = (*this)[ticket.slot()];
-    const auto element = static_cast<size_t>(ticket.element());
-    if (named.stamp != 0 && named.stamp == ticket.stamp() &&
-        named.numerics[element].status != kAbsent) {
+    if (named.stamp != 0 && named.stamp == ticket.stamp()) {
       found.push_back({ticket.slot(), ticket.element()});
     }
   }
@@ -84,9 +82,25 @@ bool Slots::SameFingerprint(const Found& found, const std::array<uint32_t, 2>& f
   return (*this)[found.slot].fingerprints[static_cast<size_t>(found.element)] == fingerprint;
 }
 
-void Slots::Hit(int64_t slot) { At(slot).used = ++clock_; }
+void Slots::Hit(int64_t slot) {
+  guesses_ = slot == Latest();
+  At(slot).used = ++clock_;
+}
+
+int64_t Slots::Latest() const {
+  int64_t latest = -1;
+  uint64_t used = 0;
+  for (int64_t i = 0; i < size(); ++i) {
+    const Slot& slot = (*this)[i];
+    if (slot.stamp == 0 || slot.used <= used) continue;
+    latest = i;
+    used = slot.used;
+  }
+  return latest;
+}
 
 void Slots::Missed(const Ticket& ticket) {
+  guesses_ = false;
   if (ticket.nonce() != Nonce() || ticket.slot() >= size()) return;
   const Slot& named = (*this)[ticket.slot()];
   if (ticket.stamp() >= named.first_of_run && ticket.stamp() < named.stamp) runs_reuse_ = false;

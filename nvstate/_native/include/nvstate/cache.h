@@ -25,7 +25,7 @@ namespace nvstate {
 class NativePlan {
  public:
   virtual ~NativePlan() = default;
-  // Device memory taken, workspaces of XLA's not counted. It may change; any thread may ask.
+  // Memory taken, workspaces of XLA's not counted. It may change; any thread may ask.
   virtual int64_t bytes() const = 0;
 
   void Use() { used_ = ++clock_; }  // in every execution, by whoever holds the plan
@@ -68,7 +68,8 @@ class Cache {
   // making, which runs without the lock; if it throws, nothing is left and the next one tries.
   std::shared_ptr<NativePlan> Get(const std::string& key, int64_t owner, const Make& make);
 
-  // Those whose keys begin so and that are not dropped, in the order of their keys.
+  // Those whose keys begin so and that are not dropped, in the order of their keys. They count as
+  // used.
   std::vector<std::shared_ptr<NativePlan>> Find(const std::string& prefix);
 
   Counts Count();

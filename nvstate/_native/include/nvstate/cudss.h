@@ -7,7 +7,9 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -64,7 +66,7 @@ struct StreamDriver {  // of the driver, what only this library's memory and str
   NVS_SYMBOL(cuMemAllocFromPoolAsync)
   NVS_SYMBOL(cuMemFreeAsync)
   NVS_SYMBOL(cuStreamWaitEvent)
-  NVS_SYMBOL(cuStreamIsCapturing)
+  NVS_SYMBOL(cuEventSynchronize)
   NVS_SYMBOL(cuMemsetD32Async)
 };
 
@@ -85,12 +87,6 @@ class Memory {
   int Allocate(void** pointer, size_t bytes, abi::CUstream stream) noexcept;  // 0, or not
   int Free(void* pointer, size_t bytes, abi::CUstream stream) noexcept;
 
-  // From here on what is freed stays here for the next of its size, since nothing may be allocated
-  // under capture.
-  void Keep() { keeps_ = true; }
-  void StopKeeping() { keeps_ = false; }
-  void Return(abi::CUstream stream) noexcept;  // what was kept
-
   int64_t bytes() const { return bytes_; }
   int64_t peak() const { return peak_; }
   size_t refused() const { return refused_; }  // bytes of the last allocation that failed
@@ -98,9 +94,7 @@ class Memory {
  private:
   const StreamDriver& driver_ = Opened<StreamDriver>();
   const abi::CUmemoryPool pool_;
-  bool keeps_ = false;
-  std::multimap<size_t, void*> kept_;  // by bytes; of one stream, in whose order they are used
-  std::atomic<int64_t> bytes_{0};      // kept ones are counted
+  std::atomic<int64_t> bytes_{0};
   int64_t peak_ = 0;
   size_t refused_ = 0;
 };
@@ -128,16 +122,42 @@ class Context {
 
   // Copies to the host after all that is in the stream, and waits for it.
   void Read(void* to, const void* from, size_t bytes, abi::CUstream stream) const;
-  // Copies to the device, and waits for it.
-  void Write(void* to, const void* from, size_t bytes, abi::CUstream stream) const;
+  // The same in blocks, each of which is seen while the next is copied: `see(block, at, size)`, all
+  // in bytes.
+  void ReadInBlocks(const void* from, size_t bytes, abi::CUstream stream,
+                    const std::function<void(const void*, size_t, size_t)>& see);
+  // Copies to the device, in the own stream. `from` may go at once.
+  void Write(void* to, const void* from, size_t bytes);
+
+  static constexpr size_t kFewBytes = 4096;  // tickets and fingerprints of 85 elements
+  // A copy of few bytes to the host that has begun; other work may be enqueued until they are
+  // wanted.
+  class Reading {
+   public:
+    Reading(Context& context, const void* from, size_t bytes, abi::CUstream stream);
+    ~Reading();  // waits too: the next one writes to the same place
+    Reading(const Reading&) = delete;
+    Reading& operator=(const Reading&) = delete;
+    const void* Wait();
+
+   private:
+    Context& context_;
+  };
 
  private:
   const int device_;
   const Api& api_ = Opened<Api>();
   const StreamDriver& driver_ = Opened<StreamDriver>();
   const Owned<abi::CUstream> stream_;
-  const Owned<abi::CUevent> before_, after_;
-  const Owned<void*> pinned_;
+  const Owned<abi::CUevent> before_, after_, read_, written_;
+  const Owned<void*> read_to_, written_from_;  // kFewBytes each, pinned
+  size_t written_bytes_ = 0;                   // of that, by copies that may not be done
+  struct Block {
+    Block();
+    const Owned<void*> memory;
+    const Owned<abi::CUevent> copied;
+  };
+  std::optional<Block> blocks_[2];  // made when first wanted
   Memory memory_;
   abi::cudssHandle_t handle_ = nullptr;
 };

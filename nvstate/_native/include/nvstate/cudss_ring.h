@@ -53,6 +53,8 @@ class Ring : public NativePlan {
   const Shape& shape() const { return shape_; }
   const solver::Options& options() const { return options_; }
   solver::Slots& slots() { return slots_; }
+  // The slot to solve with before the ticket is known, or -1. Hybrid execution waits in each solve.
+  int64_t Guess() const { return options_.hybrid_execute ? -1 : slots_.Guess(); }
 
   // The slot that holds a factorization of these values, [batch, nnz] on the device, from now on.
   // `probe`: M e of each element, [batch, n] on the device; null: it is computed here. Waits.
@@ -111,8 +113,7 @@ class Ring : public NativePlan {
   Config single_;
   std::optional<Config> batched_;
   bool uniform_;
-  bool keeps_values_;    // the library reads them in refinement, by the address that it was given
-  int64_t lu_nnz_ = -1;  // of one element
+  bool keeps_values_;  // the library reads them in refinement, by the address that it was given
   solver::Facts facts_;
   Buffer column_;  // two vectors, where the library wants arrays that stay
   std::vector<Held> held_;

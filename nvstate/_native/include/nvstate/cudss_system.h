@@ -86,7 +86,6 @@ class System {  // the device is current, and the context's lock is held, in all
   void ResetInfo();  // else one failure is reported, and spoils results, for ever
 
   Outcome Result(bool with_inertia) const;                                             // waits
-  int64_t Number(abi::cudssDataParam_t parameter) const;                               // int64
   int64_t Count(abi::cudssDataParam_t parameter, size_t at = 0, size_t of = 1) const;  // index type
   // An array's bytes; empty where the library has none.
   std::vector<char> Array(abi::cudssDataParam_t parameter, size_t bytes) const;

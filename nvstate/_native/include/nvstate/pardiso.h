@@ -146,8 +146,8 @@ class Ring : public NativePlan {
   void Analyze(const Pattern& pattern, const int32_t* permutation, const void* reference);
   std::vector<int32_t> Permutation() const;
 
-  // Factorizes the elements of the batch that `wanted` says, into one slot, which it returns.
-  int64_t Factorize(int64_t run, const char* values, const std::vector<bool>& wanted);
+  // Factorizes the whole batch into one slot, which it returns.
+  int64_t Factorize(int64_t run, const char* values);
   bool Same(const solver::Slots::Found& found, const void* values) const;
   void Solve(const solver::Slots::Found& found, bool transposed, int64_t columns, const char* b,
              char* x);
@@ -160,6 +160,9 @@ class Ring : public NativePlan {
   Buffer& Held(int64_t slot, int64_t element);
   const Buffer& Held(int64_t slot, int64_t element) const;
   void AnalyzeIn(Handle& handle, Iparm& iparm, Indices& permutation) const;
+  // A phase of the handle, which is dropped if it fails.
+  int64_t Run(int64_t phase, int64_t mnum, const void* values, Iparm& iparm, int64_t columns = 0,
+              const void* b = nullptr, void* x = nullptr);
   Numerics FactorizeOne(int64_t slot, int64_t element, const void* values);
   void Probe(int64_t mnum, const void* held, Numerics& numerics);
   void SolveIn(int64_t mnum, const void* held, const Numerics& numerics, bool transposed,

@@ -154,7 +154,6 @@ struct Request {
 int64_t CpuCount();  // that this process may run on
 
 enum Status : int32_t {
-  kAbsent = -1,  // in a slot: this element was not factorized there, and no ticket finds it
   kOk = 0,
   kPerturbed = 1,
   kBreakdown = 2,

@@ -56,6 +56,9 @@ class Slots {
   std::vector<Found> Find(const Ticket& ticket) const;
   bool SameFingerprint(const Found& found, const std::array<uint32_t, 2>& fingerprint) const;
   void Hit(int64_t slot);
+  // The slot that the next ticket probably names: the one used last, as long as tickets name that;
+  // else, and where there is none, -1.
+  int64_t Guess() const { return guesses_ ? Latest() : -1; }
   void Missed(const Ticket& ticket);
 
   int64_t size() const { return static_cast<int64_t>(slots_.size()); }
@@ -64,11 +67,13 @@ class Slots {
   const Slot& operator[](int64_t slot) const { return slots_[static_cast<size_t>(slot)]; }
 
  private:
+  int64_t Latest() const;
   Slot& At(int64_t slot) { return slots_[static_cast<size_t>(slot)]; }
 
   const int64_t limit_;
   const int64_t batch_;
   bool runs_reuse_ = true;
+  bool guesses_ = true;
   uint64_t clock_ = 0;
   std::vector<Slot> slots_;
 };
