@@ -1,5 +1,9 @@
 """Wrong answers that others gave in silence."""
 
+import dataclasses
+import functools
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -163,15 +167,80 @@ def test_x_is_no_alias_of_b(engine):
     oracle.require_solution(a, run(factor, given), b)
 
 
-def test_edited_patterns_are_an_error(engine):
-    """A plan is an argument: its leaves may be anything."""
+def test_edited_patterns(engine):
+    """A plan is an argument: its leaves may be anything. No edit makes it another problem's."""
     one, other = two_patterns()
     plan = engine.plan(one)
-    nvs.free(plan)
     indices = engine.put(other.indices.astype(np.int32))
-    edited = plan.with_leaves(plan.leaves._replace(indices=indices))
+
+    def edited(plan, indices):
+        return plan.with_leaves(plan.leaves._replace(indices=indices))
+
+    assert edited(plan, indices) is plan
+    nvs.free(plan)
+    run = jax.jit(lambda plan, indices, v, b: edited(plan, indices)(v, b))
     with pytest.raises(engines.FAILURES, match="edited"):
-        jax.block_until_ready(edited(engine.put(one.data), engine.put(np.ones(30))))
+        jax.block_until_ready(run(plan, indices, engine.put(one.data), engine.put(np.ones(30))))
+
+
+def test_arithmetic_on_all_of_a_factor(engine):
+    """Its values count; the pattern is put back; what cannot be is refused."""
+    a = two_patterns()[0]
+    factor = engine.factored(a)
+    b = np.arange(1.0, 31.0)
+    twice = jax.tree.map(lambda x: 2 * x, factor)
+    assert twice.plan is factor.plan
+    changed = jax.grad(
+        lambda v: jnp.sum(solver.solve(dataclasses.replace(twice, values=v), engine.put(b)))
+    )(twice.values)
+    x = np.linalg.solve(2 * a.toarray(), b)
+    oracle.require_solution(2 * a, solver.solve(twice, engine.put(b)), b)
+    turned = np.linalg.solve(2 * a.toarray().T, np.ones(30))
+    rows = np.repeat(np.arange(30), np.diff(a.indptr))
+    np.testing.assert_allclose(changed, -turned[rows] * x[a.indices], rtol=1e-9)
+    mean = jax.tree.map(lambda x, y: (x + y) / 2, factor, twice)
+    with pytest.raises(nvs.errors.OperandError, match="computed with"):
+        solver.solve(mean, engine.put(b))
+
+
+def test_donated_factors_leave_the_plan_as_it_is(engine):
+    """A factor carries its plan's arrays: a program that may overwrite it deletes them."""
+    a = two_patterns()[0]
+    plan = engine.plan(a)
+    factor = solver.factorize(plan, engine.put(a.data))
+    b = np.arange(1.0, 31.0)
+
+    def step(factor, b):
+        return solver.factorize(factor.plan, 2 * factor.values), solver.solve(factor, b)
+
+    donating = jax.jit(step, donate_argnums=0)
+    for scale in (1, 2, 4):
+        factor, x = donating(factor, engine.put(b))
+        oracle.require_solution(scale * a, x, b)
+    oracle.require_solution(a, plan(engine.put(a.data), engine.put(b)), b)
+    again = solver.factorize(engine.plan(a), engine.put(a.data))
+    oracle.require_solution(a, solver.solve(again, engine.put(b)), b)
+
+
+def test_batched_factors_outside_of_vmap(engine):
+    a = two_patterns()[0]
+    plan = engine.plan(a)
+    values = engine.put(np.stack([a.data, 3 * a.data]))
+    factors = jax.vmap(functools.partial(solver.factorize, plan))(values)
+    b = engine.put(np.arange(1.0, 31.0))
+    with pytest.raises(nvs.errors.OperandError, match=r"takes one factor[\s\S]*batch[\s\S]*vmap"):
+        solver.solve(factors, b)
+    with pytest.raises(nvs.errors.OperandError, match=r"batch \[2\]"):
+        factors.plan(values[0], b)
+    with pytest.raises(nvs.errors.OperandError, match=r"batch \[2\]"):
+        factors.plan.values_of(a)
+    second = jax.tree.map(lambda x: x[1], factors)
+    assert second.plan is plan
+    oracle.require_solution(3 * a, solver.solve(second, b), np.asarray(b))
+    there = pickle.loads(pickle.dumps(factors))
+    both = jax.vmap(solver.solve, in_axes=(0, None))(there, b)
+    for scale, x in zip((1, 3), both, strict=True):
+        oracle.require_solution(scale * a, x, np.asarray(b))
 
 
 def test_a_user_permutation_is_of_rows_and_columns(engine):

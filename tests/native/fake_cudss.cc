@@ -142,33 +142,33 @@ RESULT cuCtxPopCurrent_v2(CUcontext* context) {
   return CUDA_SUCCESS;
 }
 RESULT cuMemGetInfo_v2(size_t* free, size_t* total) {
-  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   *total = size_t{1} << 30;
   *free = static_cast<size_t>(limit - allocated < (1 << 29) ? limit - allocated : 1 << 29);
   return CUDA_SUCCESS;
 }
 RESULT cuStreamCreate(CUstream* stream, unsigned int) {
-  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   *stream = reinterpret_cast<CUstream>(8);
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) {
-  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   std::memcpy(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUstream) {
-  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   std::memcpy(reinterpret_cast<void*>(to), from, bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream) {
-  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   std::memcpy(to, reinterpret_cast<void*>(from), bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) {
-  if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   std::memset(reinterpret_cast<void*>(to), value, bytes);
   return CUDA_SUCCESS;
 }
@@ -224,7 +224,6 @@ NOTHING(cuStreamBeginCapture_v2, CUstream, CUstreamCaptureMode)
 NOTHING(cuStreamEndCapture, CUstream, CUgraph*)
 NOTHING(cuGraphDestroy, CUgraph)
 NOTHING(cuMemPoolSetAttribute, CUmemoryPool, CUmemPool_attribute, void*)
-NOTHING(cuMemPoolTrimTo, CUmemoryPool, size_t)
 
 STATUS cudssGetProperty(libraryPropertyType property, int* value) {
   *value = property == MAJOR_VERSION ? 1 : 0;

@@ -120,11 +120,18 @@ void TheSlotUsedLastIsGuessed() {
   EXPECT(slots.Guess() == -1);
   slots.Hit(b);
   EXPECT(slots.Guess() == b);
-  slots.Missed(Ticket{});
+  slots.Misguessed();
   EXPECT(slots.Guess() == -1);
   slots.Hit(b);
-  slots.Drop(b);
-  EXPECT(slots.Guess() == a);
+  EXPECT(slots.Guess() == b);
+}
+
+void ASlotThatCannotBeMadeIsNotTriedAgain() {
+  Slots slots(3, 1);
+  const int64_t a = Factorized(slots, 0), b = Factorized(slots, 0);
+  EXPECT(!slots.Withdraw(a) && slots.Withdraw(b) && slots.size() == 1);
+  EXPECT(Factorized(slots, 0) == a && slots.limit() == 1);
+  EXPECT(!slots.Withdraw(a));
 }
 
 void Words() {
@@ -278,6 +285,7 @@ int main() {
   ARunReusesItsSlot();
   AMissedTicketIsFoundAgain();
   TheSlotUsedLastIsGuessed();
+  ASlotThatCannotBeMadeIsNotTriedAgain();
   Words();
   Probe();
   Refused();

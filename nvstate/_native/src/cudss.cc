@@ -128,7 +128,6 @@ int Memory::Allocate(void** pointer, size_t bytes, abi::CUstream stream) noexcep
   }
   *pointer = Pointer(memory);
   bytes_ += static_cast<int64_t>(bytes);
-  peak_ = std::max<int64_t>(peak_, bytes_);
   return 0;
 }
 

@@ -46,13 +46,11 @@ class Engine : public solver::Engine {
     OnDevice on(ordinal);
     const Shape shape = ShapeOf(pattern, element);
     try {
-      return RingFor(ordinal, request, shape,
-                     [&] {
-                       const HostPattern host(request.options, pattern, permutation);
-                       return std::make_unique<Ring>(ordinal, request.options, shape, host,
-                                                     reference);
-                     })
-          ->facts();
+      const std::shared_ptr<Ring> ring = RingFor(ordinal, request, shape, [&] {
+        const HostPattern host(request.options, pattern, permutation);
+        return std::make_unique<Ring>(ordinal, request.options, shape, host, reference);
+      });
+      return ring->facts();
     } catch (const Failure& failure) {
       throw Failure(failure.code(), std::string(failure.what()) + " (" + Describe(shape) + ")");
     }

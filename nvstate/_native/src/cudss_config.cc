@@ -59,11 +59,14 @@ int32_t PivotingOf(const Options& o) {
 
 // Bytes of "<bytes>" or "<p>%".
 int64_t LimitOf(const std::string& text, int64_t device_bytes) {
-  char* end;
-  const double number = std::strtod(text.c_str(), &end);
-  const bool is_share = std::string(end) == "%";
-  if (end == text.c_str() || (*end != '\0' && !is_share) || !(number > 0) ||
-      (is_share && number > 100)) {
+  std::istringstream in(text);
+  in.imbue(std::locale::classic());
+  double number = 0;
+  std::string unit;
+  const bool is_number = static_cast<bool>(in >> number);
+  in >> unit;
+  const bool is_share = unit == "%";
+  if (!is_number || (!unit.empty() && !is_share) || !(number > 0) || (is_share && number > 100)) {
     Invalid("hybrid memory `" + text + "` is none of on, a number of bytes, a share as 80%");
   }
   return static_cast<int64_t>(is_share ? number / 100 * static_cast<double>(device_bytes) : number);
@@ -205,19 +208,19 @@ std::string Config::Json() const {
       throw Failure(CodeOf(status), std::string("cudssConfigGet failed: ") + StatusName(status) +
                                         " for " + knob.name);
     }
-    char value[40];
+    std::string value;
     if (knob.type == 'd') {
       double number;
       std::memcpy(&number, bytes, sizeof(number));
-      std::snprintf(value, sizeof(value), "%.17g", number);
+      value = Text(number);
     } else if (knob.type == 'l') {
       int64_t number;
       std::memcpy(&number, bytes, sizeof(number));
-      std::snprintf(value, sizeof(value), "%lld", static_cast<long long>(number));  // NOLINT
+      value = std::to_string(number);
     } else {
       int32_t number;
       std::memcpy(&number, bytes, sizeof(number));
-      std::snprintf(value, sizeof(value), "%d", number);
+      value = std::to_string(number);
     }
     text += (text.empty() ? "{\"" : ", \"") + std::string(knob.name) + "\": " + value;
   }

@@ -186,22 +186,42 @@ void Ring::FactorizeAndSolve(bool transposed, const void* values, const void* b,
     passing_->Factorize(values, false);
     SolveWith(*passing_, transposed, std::max<int64_t>(options_.refinement_steps, 0), b, x, k);
   } catch (...) {
+    Settle();
     passing_.reset();  // what the library leaves behind is not known
     throw;
   }
   ++solver::Counters::Global().factorizations;
 }
 
+void Ring::Settle() noexcept {
+  try {
+    context_.Wait();
+  } catch (...) {  // the device is lost
+  }
+}
+
 int64_t Ring::Factorize(int64_t run, const void* values, const std::vector<Print>& prints,
                         const void* probe) {
-  const int64_t at = slots_.Choose(run, [this] { return CanGrow(); });
+  int64_t at = slots_.Choose(run, [this] { return CanGrow(); });
   std::vector<Numerics> numerics;
+  const auto attempt = [&] {
+    try {
+      numerics = Attempt(at, values, prints, probe);
+    } catch (...) {
+      // What the library leaves behind is not known, and its memory may be what is missing.
+      Settle();
+      if (static_cast<size_t>(at) < held_.size()) held_[static_cast<size_t>(at)] = Held{};
+      throw;
+    }
+  };
   try {
-    numerics = Attempt(at, values, prints, probe);
-  } catch (...) {
-    // What the library leaves behind is not known, and its memory may be what is missing.
-    if (static_cast<size_t>(at) < held_.size()) held_[static_cast<size_t>(at)] = Held{};
-    throw;
+    attempt();
+  } catch (const Failure& failure) {
+    // One slot more did not fit: then those there are must do.
+    if (failure.code() != Code::kResourceExhausted || !slots_.Withdraw(at)) throw;
+    held_.resize(std::min(held_.size(), static_cast<size_t>(slots_.size())));
+    at = slots_.Choose(0, [] { return false; });
+    attempt();
   }
   std::vector<std::array<uint32_t, 2>> fingerprints;
   for (const Print& print : prints) fingerprints.push_back({print[0], print[1]});

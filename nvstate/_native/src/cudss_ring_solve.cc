@@ -75,12 +75,7 @@ void Ring::Diagonal(int64_t slot, int64_t element, void* to) {
     FillNan(to, static_cast<size_t>(shape_.vector_bytes()), context_.stream());
     return;
   }
-  System& system = *held_[static_cast<size_t>(slot)].singles[static_cast<size_t>(element)];
-  if (!system.Diagonal(to)) {
-    throw Failure(Code::kInvalidArgument,
-                  "cuDSS gives no diagonal of factors with these options; plan with "
-                  "`reordering=\"colamd\"`, with which it does");
-  }
+  held_[static_cast<size_t>(slot)].singles[static_cast<size_t>(element)]->Diagonal(to);
 }
 
 }  // namespace nvstate::cudss

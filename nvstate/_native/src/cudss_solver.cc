@@ -56,6 +56,11 @@ struct Spec {
                         request.options.reordering + "`");
     }
     if (request.call.phase == Phase::kFused) RequireFused(request.options);
+    if (request.call.phase == Phase::kDiagonal && !IsColamd(request.options)) {
+      throw Failure(Code::kInvalidArgument,
+                    "cuDSS gives no diagonal of factors with these options; plan with "
+                    "`reordering=\"colamd\"`, with which it does");
+    }
   }
   solver::Request request;
 };
@@ -68,8 +73,6 @@ struct Row {  // of a batch: what is known of its values
   Print print;
   bool done = false;
   bool edited = false;  // the slot is there, of other values
-  // It is there, of a data object of all elements, where the library tells no element's diagonal.
-  bool uniform = false;
 };
 
 class Run {  // one execution
@@ -116,7 +119,7 @@ class Run {  // one execution
   }
 
   void Diagonal() {
-    Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {
+    Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {  // never of a uniform batch
       const int64_t first = at == kAll ? 0 : at, last = at == kAll ? ring.shape().batch : at + 1;
       for (int64_t i = first; i < last; ++i) {
         ring.Diagonal(slot, i, buffers_.diagonal(at == kAll ? i : row));
@@ -127,21 +130,20 @@ class Run {  // one execution
  private:
   static constexpr int64_t kAll = -1;
 
+  std::vector<char> OnHost(size_t i) const {  // an operand
+    std::vector<char> bytes(buffers_.arg(i).size_bytes());
+    if (bytes.empty()) return bytes;
+    NVS_CHECK(Opened<StreamDriver>().cuMemcpyDtoHAsync_v2(
+        bytes.data(), Address(buffers_.arg(i).untyped_data()), bytes.size(), stream_));
+    NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream_));
+    return bytes;
+  }
+
   std::shared_ptr<Ring> OwnRing() {
     const Shape& shape = buffers_.shape();
     return RingFor(device_, request_, shape, [&] {
-      const auto host = [&](size_t i) {
-        std::vector<char> bytes(buffers_.arg(i).size_bytes());
-        const StreamDriver& driver = Opened<StreamDriver>();
-        if (!bytes.empty()) {
-          NVS_CHECK(driver.cuMemcpyDtoHAsync_v2(
-              bytes.data(), Address(buffers_.arg(i).untyped_data()), bytes.size(), stream_));
-        }
-        return bytes;
-      };
-      const std::vector<char> indptr = host(0), indices = host(1), order = host(2),
-                              values = host(3);
-      NVS_CHECK(Opened<Driver>().cuStreamSynchronize(stream_));
+      const std::vector<char> indptr = OnHost(0), indices = OnHost(1), order = OnHost(2),
+                              values = OnHost(3);
       const auto* const permutation =
           order.empty() ? nullptr : reinterpret_cast<const int32_t*>(order.data());
       const HostPattern pattern(request_.options,
@@ -230,21 +232,21 @@ class Run {  // one execution
       const int64_t solved = rows.empty() ? RowsAhead(*ring, rows) : -1;
       if (Hits(*ring, rows, solved, use)) return;
     }
-    const auto refuse = [&] {
-      if (request_.call.on_stale != solver::OnStale::kRaise) return;
-      const auto row = std::find_if(rows.begin(), rows.end(),
-                                    [](const Row& r) { return !r.done && !r.uniform; });
-      if (row == rows.end()) return;
+    if (rows.empty()) {  // there is no ring
+      rows = RowsIn(reinterpret_cast<const uint32_t*>(OnHost(5).data()));
+    }
+    for (const std::shared_ptr<Ring>& ring : Rings()) {
+      std::lock_guard lock(ring->mutex());
+      for (const Row& row : rows) {
+        if (!row.done) ring->slots().Missed(row.ticket);
+      }
+    }
+    if (request_.call.on_stale == solver::OnStale::kRaise) {
+      const auto row = std::find_if(rows.begin(), rows.end(), [](const Row& r) { return !r.done; });
       throw Failure(Code::kFailedPrecondition, solver::WhyStale(row->ticket, row->edited));
-    };
-    refuse();
+    }
     const std::shared_ptr<Ring> ring = OwnRing();
     std::lock_guard lock(ring->mutex());
-    if (rows.empty()) {  // there was no ring
-      rows = Rows(ring->context());
-      refuse();
-    }
-    if (request_.call.phase == Phase::kDiagonal) ring->OnlySingles();
     Branch branch(ring->context(), stream_);
     // Not the slot that this run has filled last: that may be another factor of this program.
     const int64_t slot = ring->Factorize(0, buffers_.values(), prints_, nullptr);
@@ -257,7 +259,7 @@ class Run {  // one execution
       ring->slots().Alias(slot, at, rows[i].ticket);
       if (rows[i].done) continue;
       if (!none_done) use(*ring, slot, at, at);
-      if (!rows[i].uniform) ++solver::Counters::Global().factor_misses;
+      ++solver::Counters::Global().factor_misses;
     }
   }
 
@@ -273,14 +275,10 @@ class Run {  // one execution
       const auto same = std::find_if(named.begin(), named.end(), [&](const auto& one) {
         return ring.slots().SameFingerprint(one, print);
       });
-      if (same != named.end() && request_.call.phase == Phase::kDiagonal &&
-          ring.IsUniform(same->slot)) {
-        rows[i].uniform = true;
-      } else if (same != named.end()) {
+      if (same != named.end()) {
         found[i] = *same;
       } else {
         rows[i].edited |= !named.empty();
-        ring.slots().Missed(rows[i].ticket);
       }
       any |= found[i].slot >= 0;
     }
@@ -288,6 +286,7 @@ class Run {  // one execution
       in_order &= found[i].slot >= 0 && found[i].slot == found[0].slot &&
                   found[i].element == static_cast<int64_t>(i);
     }
+    if (solved >= 0 && (!in_order || found[0].slot != solved)) ring.slots().Misguessed();
     if (!any) return false;
     std::optional<Branch> branch;
     if (!in_order || found[0].slot != solved) branch.emplace(ring.context(), stream_);
@@ -335,8 +334,9 @@ std::string Describe(ffi::RemainingArgs args) {
   std::string text = "cuDSS";
   for (size_t i = 0; i < args.size(); ++i) {
     const char* const names[] = {"indptr", "indices", "", "", "values", "", "b"};
-    if (i >= std::size(names) || names[i][0] == '\0') continue;
-    text += std::string(", ") + names[i] + " " + nvstate::TypeOf(*args.get<ffi::AnyBuffer>(i));
+    const auto buffer = args.get<ffi::AnyBuffer>(i);
+    if (i >= std::size(names) || names[i][0] == '\0' || !buffer.has_value()) continue;
+    text += std::string(", ") + names[i] + " " + nvstate::TypeOf(*buffer);
   }
   return text;
 }
@@ -350,19 +350,15 @@ ffi::Error Execute(abi::CUstream stream, int32_t device, Site* site, ffi::RunId 
         if (buffers.shape().batch == 0) return;
         OnDevice on(device);
         Run one(site->spec(), stream, device, run.run_id, buffers);
-        switch (site->spec().request.call.phase) {
-          case Phase::kSolve:
-            if (buffers.k() != 0) one.Solve();
-            return;
-          case Phase::kDiagonal:
-            one.Diagonal();
-            return;
-          case Phase::kFused:
-            if (buffers.k() != 0) one.Fused();
-            return;
-          default:
-            one.Factorize();
+        const Phase phase = site->spec().request.call.phase;
+        if (phase == Phase::kDiagonal) {
+          one.Diagonal();
+        } else if (phase != Phase::kSolve && phase != Phase::kFused) {
+          one.Factorize();
+        } else if (buffers.k() != 0) {
+          phase == Phase::kSolve ? one.Solve() : one.Fused();
         }
+        Cache::Global().Recount();
       });
 }
 

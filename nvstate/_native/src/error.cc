@@ -1,12 +1,22 @@
 #include "nvstate/error.h"
 
+#include <locale>
 #include <new>
+#include <sstream>
 #include <string_view>
 
 namespace nvstate {
 namespace {
 thread_local std::string last_error;
 }  // namespace
+
+std::string Text(double number) {
+  std::ostringstream out;
+  out.imbue(std::locale::classic());
+  out.precision(17);
+  out << number;
+  return out.str();
+}
 
 std::string CallName(const char* expression) {
   std::string_view text(expression);

@@ -224,6 +224,10 @@ class Execution {
       any = any || !hit;
       ++(hit ? Counters::Global().factor_hits : Counters::Global().factor_misses);
       if (hit) continue;
+      for (const auto& ring : rings) {
+        std::lock_guard lock(ring->mutex());
+        ring->slots().Missed(TicketOf(i));
+      }
       if (request_.call.on_stale == OnStale::kRaise) {
         throw Failure(Code::kFailedPrecondition, WhyStale(TicketOf(i), other_values));
       }
@@ -259,7 +263,6 @@ class Execution {
       return true;
     }
     *other_values = *other_values || !candidates.empty();
-    ring.slots().Missed(ticket);
     return false;
   }
 
@@ -316,9 +319,14 @@ class Pardiso : public solver::Engine {
     }
     const Problem problem{request.options, element, pattern.n, pattern.nnz};
     const auto ring = RingFor(device, problem, 1, request.call.owner);
-    std::lock_guard lock(ring->mutex());
-    ring->Analyze(pattern, permutation, reference);
-    return ring->facts();
+    solver::Facts facts;
+    {
+      std::lock_guard lock(ring->mutex());
+      ring->Analyze(pattern, permutation, reference);
+      facts = ring->facts();
+    }
+    Cache::Global().Recount();
+    return facts;
   }
 
   std::optional<solver::Array> Find(int64_t device, const std::string& name,

@@ -27,14 +27,13 @@ constexpr const char* kEngine = "pardiso";
 int64_t EpsilonExponent(const Options& options) {
   const double epsilon = options.pivot_epsilon();
   if (std::isnan(epsilon)) return -1;
-  if (options.is_definite()) Lacks("pivot epsilon for definite matrices", std::to_string(epsilon));
+  if (options.is_definite()) Lacks("pivot epsilon for definite matrices", Text(epsilon));
   const auto exponent = static_cast<int64_t>(std::lround(-std::log10(epsilon)));
   if (exponent >= 1 && exponent <= 300 && std::stod("1e-" + std::to_string(exponent)) == epsilon) {
     return exponent;
   }
-  throw Failure(
-      Code::kInvalidArgument,
-      "PARDISO's pivot epsilon is a power of ten from 1e-1 on, got " + std::to_string(epsilon));
+  throw Failure(Code::kInvalidArgument,
+                "PARDISO's pivot epsilon is a power of ten from 1e-1 on, got " + Text(epsilon));
 }
 
 void CheckOptions(const Options& o) {
@@ -59,10 +58,9 @@ void CheckOptions(const Options& o) {
   one_of("factorization algorithm", o.factorization_algorithm, {"default"});
   one_of("solve algorithm", o.solve_algorithm, {"default"});
   one_of("pivot epsilon algorithm", o.pivot_epsilon_algorithm, {"default"});
-  if (!std::isnan(o.pivot_threshold()))
-    Lacks("pivot threshold", std::to_string(o.pivot_threshold()));
+  if (!std::isnan(o.pivot_threshold())) Lacks("pivot threshold", Text(o.pivot_threshold()));
   if (!std::isnan(o.refinement_tolerance())) {
-    Lacks("refinement tolerance", std::to_string(o.refinement_tolerance()));
+    Lacks("refinement tolerance", Text(o.refinement_tolerance()));
   }
   if (o.reuse_pivots) Lacks("factorization that keeps pivots:", "reuse_pivots");
   if (o.hybrid_execute) Lacks("hybrid execution:", "hybrid_execute");
@@ -221,9 +219,10 @@ int64_t Ring::Run(int64_t phase, int64_t mnum, const void* values, Iparm& iparm,
   const Threads threads(problem_.options);
   try {
     return handle_->Run(phase, mnum, values, iparm, nullptr, columns, b, x);
-  } catch (const Failure&) {
+  } catch (const Failure& failure) {
     // Measured: once memory is short the handle fails for ever, old factorizations with it. So it
-    // goes with all of them, and is made anew.
+    // goes with all of them, and is made anew; if a further slot did not fit, for one less.
+    if (failure.code() == Code::kResourceExhausted) slots_.Withdraw(slots_.size() - 1);
     slots_.Clear();
     held_.clear();
     handle_.reset();
@@ -294,7 +293,12 @@ void Ring::Solve(const solver::Slots::Found& found, bool transposed, int64_t col
   // time of 16 calls. Columns alone have the same bits whatever is solved beside them.
   const bool alone = problem_.options.is_general() || problem_.options.deterministic;
   if (!alone) {
-    SolveIn(mnum, held, numerics, transposed, columns, b, x);
+    // PARDISO counts the entries of a block of right-hand sides in 32 bits.
+    const int64_t most = std::max<int64_t>(std::numeric_limits<int32_t>::max() / problem_.n, 1);
+    for (int64_t i = 0; i < columns; i += most) {
+      SolveIn(mnum, held, numerics, transposed, std::min(most, columns - i), b + i * bytes,
+              x + i * bytes);
+    }
     return;
   }
   if (!problem_.options.deterministic) {

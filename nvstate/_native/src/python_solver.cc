@@ -20,7 +20,7 @@ std::map<std::string, const Engine*, std::less<>>& Engines() {
 }
 
 std::string Json(const char* name, double value) {
-  const std::string text = value < 0 ? "null" : std::to_string(value);
+  const std::string text = value < 0 ? "null" : Text(value);
   return std::string("\"") + name + "\": " + text;
 }
 
@@ -65,7 +65,7 @@ NVS_EXPORT int nvstate_mkl_open(const char* path, const char* openmp) {
   return Called([&] { nvstate::mkl::Open(path, openmp); });
 }
 
-// The version, and the threading layer: "intel" or "sequential".
+// The version, and "intel threads" (or another package's) or "sequential".
 NVS_EXPORT int nvstate_mkl_version() {
   return Called([] { nvstate::LastText() = nvstate::mkl::Version(); });
 }

@@ -51,7 +51,12 @@ void Slots::Alias(int64_t slot, int64_t element, const Ticket& ticket) {
   At(slot).aliases[static_cast<size_t>(element)] = ticket;
 }
 
-void Slots::Drop(int64_t slot) { At(slot) = Slot{}; }
+bool Slots::Withdraw(int64_t slot) {
+  if (size() < 2 || slot != size() - 1) return false;
+  slots_.pop_back();
+  limit_ = size();
+  return true;
+}
 
 void Slots::Clear() { slots_.clear(); }
 
@@ -100,7 +105,6 @@ int64_t Slots::Latest() const {
 }
 
 void Slots::Missed(const Ticket& ticket) {
-  guesses_ = false;
   if (ticket.nonce() != Nonce() || ticket.slot() >= size()) return;
   const Slot& named = (*this)[ticket.slot()];
   if (ticket.stamp() >= named.first_of_run && ticket.stamp() < named.stamp) runs_reuse_ = false;

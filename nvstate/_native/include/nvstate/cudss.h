@@ -62,7 +62,6 @@ struct StreamDriver {  // of the driver, what only this library's memory and str
   NVS_SYMBOL(cuMemFreeHost)
   NVS_SYMBOL(cuMemPoolCreate)
   NVS_SYMBOL(cuMemPoolSetAttribute)
-  NVS_SYMBOL(cuMemPoolTrimTo)
   NVS_SYMBOL(cuMemAllocFromPoolAsync)
   NVS_SYMBOL(cuMemFreeAsync)
   NVS_SYMBOL(cuStreamWaitEvent)
@@ -88,14 +87,12 @@ class Memory {
   int Free(void* pointer, size_t bytes, abi::CUstream stream) noexcept;
 
   int64_t bytes() const { return bytes_; }
-  int64_t peak() const { return peak_; }
   size_t refused() const { return refused_; }  // bytes of the last allocation that failed
 
  private:
   const StreamDriver& driver_ = Opened<StreamDriver>();
   const abi::CUmemoryPool pool_;
   std::atomic<int64_t> bytes_{0};
-  int64_t peak_ = 0;
   size_t refused_ = 0;
 };
 

@@ -67,7 +67,6 @@ class Ring : public NativePlan {
   // The same of all elements, [batch, k, n].
   void SolveAll(int64_t slot, bool transposed, const void* b, void* x, int64_t k);
   void Diagonal(int64_t slot, int64_t element, void* to);
-  void OnlySingles() { uniform_ = false; }  // from the next factorization on
   bool IsUniform(int64_t slot) const { return held_[static_cast<size_t>(slot)].all != nullptr; }
 
   const solver::Facts& facts() const { return facts_; }
@@ -99,7 +98,8 @@ class Ring : public NativePlan {
   int64_t StepsOf(const solver::Numerics& numerics) const;
   void SolveWith(System& system, bool transposed, int64_t steps, const void* b, void* x,
                  int64_t columns);
-  System& Any();  // one that is analysed
+  System& Any();           // one that is analysed
+  void Settle() noexcept;  // waits for what a failure has left under way
   solver::Facts FactsOf(const System& system, double seconds) const;
   const char* At(const void* values, int64_t element) const;
 

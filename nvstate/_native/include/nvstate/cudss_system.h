@@ -5,9 +5,7 @@
 #define NVSTATE_CUDSS_SYSTEM_H_
 
 #include <cstdint>
-#include <list>
 #include <memory>
-#include <mutex>
 #include <string>
 #include <vector>
 
@@ -91,7 +89,7 @@ class System {  // the device is current, and the context's lock is held, in all
   std::vector<char> Array(abi::cudssDataParam_t parameter, size_t bytes) const;
   std::vector<char> Tree() const;
   Order Replay() const;
-  bool Diagonal(void* to) const;  // false: the library has none for these options
+  void Diagonal(void* to) const;  // with COLAMD's reorderings; else the library has none
   Config& config() const { return config_; }
 
   bool referenced = false;  // its pivots are those of the reference values

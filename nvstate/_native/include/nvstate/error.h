@@ -30,6 +30,8 @@ class Failure : public std::runtime_error {
   Code code_;
 };
 
+std::string Text(double number);  // with a point, wherever the process is
+
 std::string CallName(const char* expression);  // "api.cufftCreate(&plan)" -> "cufftCreate"
 
 // A library's header gives its status type StatusName() and CodeOf(), found beside that type.

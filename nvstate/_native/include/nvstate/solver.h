@@ -188,7 +188,6 @@ struct Ticket {
   int64_t slot() const { return words[2]; }
   int64_t element() const { return words[3]; }
   uint64_t stamp() const { return Joined(4); }
-  std::array<uint32_t, 2> fingerprint() const { return {words[6], words[7]}; }
   bool operator==(const Ticket& other) const { return words == other.words; }
 
  private:

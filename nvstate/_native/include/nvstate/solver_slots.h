@@ -42,7 +42,9 @@ class Slots {
             std::vector<std::array<uint32_t, 2>> fingerprints);
   // A ticket that missed names what the slot holds from now on: later solves find it.
   void Alias(int64_t slot, int64_t element, const Ticket& ticket);
-  void Drop(int64_t slot);  // it holds nothing
+  // The last slot could not be made: there is one less from here on, but for the first. False: it
+  // was not the last, or the only one.
+  bool Withdraw(int64_t slot);
   void Clear();
 
   Ticket TicketOf(int64_t slot, int64_t element) const;
@@ -59,7 +61,8 @@ class Slots {
   // The slot that the next ticket probably names: the one used last, as long as tickets name that;
   // else, and where there is none, -1.
   int64_t Guess() const { return guesses_ ? Latest() : -1; }
-  void Missed(const Ticket& ticket);
+  void Misguessed() { guesses_ = false; }
+  void Missed(const Ticket& ticket);  // that no ring has
 
   int64_t size() const { return static_cast<int64_t>(slots_.size()); }
   int64_t limit() const { return limit_; }
@@ -70,7 +73,7 @@ class Slots {
   int64_t Latest() const;
   Slot& At(int64_t slot) { return slots_[static_cast<size_t>(slot)]; }
 
-  const int64_t limit_;
+  int64_t limit_;
   const int64_t batch_;
   bool runs_reuse_ = true;
   bool guesses_ = true;
