@@ -17,12 +17,11 @@ from nvstate.direct_solver.arguments import (
     unsupported,
 )
 from nvstate.direct_solver.formats import Array
-from nvstate.direct_solver.spec import MOST, Leaves
+from nvstate.direct_solver.spec import MOST, MOST_MATCHED, Leaves
 
 if TYPE_CHECKING:
     from nvstate.direct_solver.pattern import Pattern
 
-MOST_MATCHED = 2**30  # entries; cuDSS's limit
 ROUNDING = 100  # epsilons that mirrored entries may differ by: sums in another order do
 
 
@@ -41,7 +40,7 @@ def limits(n: int, nnz: int, matching: str = "none") -> None:
     """Refuse more than the libraries count."""
     if n > MOST:
         raise unsupported("A is too large", f"at most {MOST} rows", f"{n}", "Split the problem.")
-    if nnz > MOST_MATCHED and matching != "none":
+    if nnz > MOST_MATCHED and matching not in ("none", "auto"):
         raise unsupported(
             "A has too many entries for matching",
             f'at most {MOST_MATCHED} entries, or `matching="none"`',

@@ -18,6 +18,8 @@ RIGHT = 0.1  # a probe that is farther off has no right digit
 # Backward errors beyond which a system is solved again with refinement: some fifty roundoffs, where
 # one or two are usual. A replaced pivot, or entries that grew, give any; refinement lowers them.
 POOR = {"float32": 5e-6, "complex64": 5e-6, "float64": 1e-14, "complex128": 1e-14}
+# With more, less than half of the digits are there: as native code has it.
+HOPELESS = {name: float(np.sqrt(np.finfo(name).eps)) for name in POOR}
 
 
 def factorize(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
@@ -88,9 +90,11 @@ def fused(way: Way, *operands: Any) -> list[Any]:
     x, probe = whole[:, :-1], whole[:, -1:]
     right = jnp.abs(probe - signs).max() <= RIGHT  # not where it is NaN
     x = jnp.where(right, x, jnp.nan)
-    if spec.refinement_steps >= 0:
+    if spec.refinement_steps == 0:
         return [x]
     error = backward_error(way, rows, indices, values, x, b)
+    if spec.refinement_steps > 0:  # they help the probe; where they do not help b, too few did
+        return [jnp.where((error <= HOPELESS[spec.dtype])[..., None], x, jnp.nan)]
     fine = jnp.all(error <= POOR[spec.dtype])
     again = lambda: waiting(way, *operands, on_cuda=True)[0]  # noqa: E731
     return [jax.lax.cond(fine, lambda: x, again)]
@@ -114,7 +118,7 @@ def _needs_no_answer(spec: Any, choices: Choices) -> bool:
     said = choices_.options(choices)
     return (
         spec.matrix_type not in ("spd", "hpd")
-        and spec.matching == "none"
+        and spec.matching in ("none", "auto")
         and not (spec.reuse_pivots or spec.deterministic)
         and not (said["hybrid_memory"] or said["hybrid_execute"])
     )

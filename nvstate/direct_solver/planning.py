@@ -152,6 +152,8 @@ def planned(
     problem: Problem,
     choices: choices_.Choices,
     execution: Execution | Device | None,
+    *,
+    settled: bool = False,
 ) -> SolverPlan:
     """As `plan`, of a pattern that was read and choices that were checked."""
     if b is not None:
@@ -159,7 +161,7 @@ def planned(
     where, sharding = _located(values, b, execution)
     platform = where.platform if where else jax.default_backend()
     engine = engines.backend("cuda" if platform == "gpu" else platform, choices)
-    specified = specify.specified(pattern, values, engine, **problem)
+    specified = specify.specified(pattern, values, engine, settled=settled, **problem)
     spec = specified.spec
     support.require_choices(spec, choices, engine)
     bare = SolverPlan.chosen(spec, spec.types, where, choices)
@@ -222,7 +224,7 @@ def _of_spec(
             "Leave these out, or plan from the matrix: `plan(A, b, …)`.",
         )
     pattern, values = patterns.read(A)
-    made = planned(pattern, values, None, problem, choices, execution)
+    made = planned(pattern, values, None, problem, choices, execution, settled=True)
     differing = [k for k, v in made.spec.fields().items() if v != getattr(wanted, k)]
     if differing:
         raise error(

@@ -109,7 +109,7 @@ def arguments(plan: SolverPlan) -> str:
 
 
 def _unusual(plan: SolverPlan) -> dict[str, Any]:
-    """The keywords of the problem that are not usual; no matching is what is resolved to."""
-    usual: Any = {**specify.USUAL, "matching": "none"}
+    """The keywords of the problem that are not usual."""
+    usual: Any = specify.USUAL
     said = specify.keywords(plan.spec)
     return {name: value for name, value in said.items() if value != usual[name]}

@@ -20,6 +20,7 @@ from nvstate.direct_solver.arguments import (
 )
 
 MOST = 2**31 - 1  # what 32 bits hold
+MOST_MATCHED = 2**30  # entries; cuDSS's limit
 _TURNED: dict[View, View] = {"full": "full", "lower": "upper", "upper": "lower"}
 
 
@@ -58,7 +59,8 @@ class SolverSpec(Spec):
         view: which entries of A are stored: "full", "lower" or "upper".
         reordering: as in `plan`; "user" with a permutation.
         permutation: digest of the permutation, or "".
-        matching: as in `plan`, but never "auto".
+        matching: as in `plan`. "auto": without, and where that fails, "product" of the values
+            themselves.
         reference: digest of the values that matching or kept pivots are taken from, or "".
         pivoting: as in `plan`.
         pivot_threshold: hexadecimal text of a float; "" for the engine's own.
@@ -91,6 +93,11 @@ class SolverSpec(Spec):
     pattern: str
     order: str = ""
 
+    @property
+    def matches_reference(self) -> bool:
+        """Whether large entries of reference values are brought to the diagonal."""
+        return self.matching not in ("none", "auto")
+
     def __post_init__(self) -> None:
         """Refuse what `spec` would not make."""
         text = r"-?0x[01]\.[0-9a-f]{1,13}p[+-]\d+|"
@@ -109,8 +116,8 @@ class SolverSpec(Spec):
             and self.view in (get_args(View) if self.matrix_type != "general" else ("full",))
             and self.reordering in (*get_args(Reordering), "user")
             and bool(self.permutation) == (self.reordering == "user")
-            and self.matching in get_args(Matching)[1:]
-            and bool(self.reference) == (self.matching != "none" or self.reuse_pivots)
+            and self.matching in get_args(Matching)
+            and bool(self.reference) == (self.matches_reference or self.reuse_pivots)
             and self.pivoting in get_args(Pivoting)
             and all(re.fullmatch(text, x) for x in (self.pivot_threshold, self.pivot_epsilon))
             and self.refinement_steps >= -1

@@ -154,8 +154,9 @@ def specified(
     refinement_steps: int | str = "auto",
     reuse_pivots: bool = False,
     deterministic: bool = False,
+    settled: bool = False,
 ) -> Specified:
-    """As `spec`, of a pattern that was read, for an engine."""
+    """As `spec`, of a pattern that was read, for an engine; `settled`: as a spec has them."""
     arguments.choice("matrix_type", matrix_type, MatrixType)
     arguments.choice("view", view, View)
     arguments.choice("matching", matching, Matching)
@@ -174,13 +175,15 @@ def specified(
         permutation, reordering = _permutation(reordering, pattern.n), "user"
     else:
         arguments.choice("reordering", reordering, Reordering)
-    if matching == "auto":
+    if matching == "auto" and not support.may_match(
+        engine, matrix_type, pattern.nnz, reordering, pivoting, reuse_pivots=reuse_pivots
+    ):
         matching = "none"
-        if known is not None and matrix_type == "general" and engine != "superlu":
-            matching = "product" if checks.weak_diagonal(pattern, known) else "none"
+    if matching == "auto" and known is not None and not settled:
+        matching = "product" if checks.weak_diagonal(pattern, known) else "auto"
     checks.limits(pattern.n, pattern.nnz, matching)
     reference = patterns.NONE.astype(dtype)
-    if matching != "none" or reuse_pivots:
+    if matching not in ("none", "auto") or reuse_pivots:
         if known is None:
             raise _unknown(matching, values)
         reference = np.array(known)

@@ -6,7 +6,7 @@ from typing import Any
 
 from nvstate.direct_solver import choices as choices_
 from nvstate.direct_solver.arguments import error, listed, unsupported
-from nvstate.direct_solver.spec import SolverSpec
+from nvstate.direct_solver.spec import MOST_MATCHED, SolverSpec
 
 NAMES = {"cudss": "cuDSS", "pardiso": "PARDISO", "superlu": "SuperLU"}
 COLAMD = ("colamd", "btf_colamd")
@@ -16,8 +16,8 @@ REORDERINGS = {
     "superlu": ("auto", "amd", "colamd", "none"),
 }
 MATCHINGS = {
-    "cudss": ("none", "count", "min", "min_alt", "sum", "product"),
-    "pardiso": ("none", "product"),
+    "cudss": ("auto", "none", "count", "min", "min_alt", "sum", "product"),
+    "pardiso": ("auto", "none", "product"),
     "superlu": ("none",),
 }
 PIVOTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # by engine, then by matrix type
@@ -51,6 +51,26 @@ _ONLY: dict[str, tuple[str, ...]] = {  # options that not every engine has
 }
 
 
+def may_match(
+    engine: str,
+    matrix_type: str,
+    nnz: int,
+    reordering: str,
+    pivoting: str,
+    *,
+    reuse_pivots: bool,
+) -> bool:
+    """Whether matching may be decided by values: now, or where a factorization fails without."""
+    return (
+        engine != "superlu"
+        and matrix_type == "general"
+        and nnz <= MOST_MATCHED
+        and reordering not in COLAMD
+        and pivoting != "bunch_kaufman"
+        and not reuse_pivots
+    )
+
+
 def require(spec: SolverSpec, engine: str) -> None:
     """Refuse a problem that this engine cannot solve, or options that exclude each other."""
     _one_of("reordering", spec.reordering, REORDERINGS[engine], engine)
@@ -60,7 +80,7 @@ def require(spec: SolverSpec, engine: str) -> None:
     for name in ("pivot_threshold", "pivot_epsilon", "reuse_pivots"):
         if getattr(spec, name):
             _has(name, engine)
-    if spec.matching != "none" and kind == "spd":
+    if spec.matches_reference and kind == "spd":
         _exclude("matching", spec.matching, "matrix_type", spec.matrix_type)
     if engine == "pardiso" and spec.pivot_epsilon:
         _power_of_ten(spec)
@@ -73,7 +93,7 @@ def require(spec: SolverSpec, engine: str) -> None:
         _exclude("deterministic", True, "refinement_steps", spec.refinement_steps)
     if spec.deterministic and colamd:
         _exclude("deterministic", True, "reordering", spec.reordering)
-    if spec.pivoting == "bunch_kaufman" and spec.matching != "none" and spec.permutation:
+    if spec.pivoting == "bunch_kaufman" and spec.matches_reference and spec.permutation:
         _exclude("pivoting", spec.pivoting, "reordering", "a permutation, with matching")
 
 

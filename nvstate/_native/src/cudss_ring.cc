@@ -34,11 +34,6 @@ int64_t NumberOr(const std::vector<char>& bytes, int64_t other) {
 // a million unknowns): beyond ten times that a solution is refined.
 constexpr double kFewDigits = 5000;
 
-double Roundoff(solver::Element element) {
-  return solver::IsSingle(element) ? std::numeric_limits<float>::epsilon()
-                                   : std::numeric_limits<double>::epsilon();
-}
-
 }  // namespace
 
 Branch::~Branch() {
@@ -60,7 +55,8 @@ Ring::Ring(int device, const solver::Options& options, const Shape& shape,
       shape_(shape),
       context_(device),
       pattern_(std::in_place, context_, pattern),
-      order_(Order::Given(options, pattern)),
+      given_(Order::Given(options, pattern)),
+      order_(given_),
       single_(options, 0, TotalBytes()),
       uniform_(MayBeUniform(options, shape.batch)),
       keeps_values_(options.refinement_steps > 0 || options.hybrid_execute),
@@ -163,6 +159,7 @@ Ring::Held& Ring::Prepared(int64_t slot) {
   const auto at = static_cast<size_t>(slot);
   if (held_.size() <= at) held_.resize(at + 1);
   Held& held = held_[at];
+  held.matched.clear();
   if (uniform_) {
     if (held.all == nullptr) held.all = Analyzed(*batched_);
   } else {
@@ -244,7 +241,13 @@ std::vector<Numerics> Ring::Attempt(int64_t slot, const void* values,
                                          : FactorizeSingles(held, from, prints, &again);
     if (again) continue;
     // Static pivoting may grow entries without replacing a pivot, and says nothing of it.
-    if (!options_.is_definite()) Probe(held, from, probe, numerics);
+    if (!options_.is_definite()) {
+      Probe(held, from, probe, numerics, std::vector<bool>(numerics.size(), true));
+    }
+    if (options_.rematches && Rematch(held, from, probe, numerics) && held.all != nullptr) {
+      uniform_ = false;  // from here on, as after replaced pivots
+      continue;
+    }
     const bool refines = std::any_of(numerics.begin(), numerics.end(),
                                      [this](const Numerics& one) { return StepsOf(one) > 0; });
     if (!refines || keeps_values_) return numerics;
@@ -307,7 +310,7 @@ std::vector<Numerics> Ring::FactorizeSingles(Held& held, const void* values,
     System& system = *held.singles[i];
     numerics[i] = NumericsOf(system, system.Result(HasInertia(options_)));
     if (numerics[i].status != solver::kPerturbed) continue;
-    if (StepsOf(numerics[i]) > 0 && !keeps_values_) {
+    if (StepsOf(numerics[i]) > 0 && !keeps_values_ && !options_.rematches) {
       keeps_values_ = true;  // and factorize again, from what the refinement may read later
       *again = true;
       return {};
@@ -334,10 +337,47 @@ Numerics Ring::NumericsOf(System& system, const Outcome& outcome) {
   return numerics;
 }
 
-void Ring::Probe(Held& held, const void* values, const void* probe,
-                 std::vector<Numerics>& numerics) {
-  const auto failed = [](const Numerics& one) { return one.failed(); };
-  if (std::all_of(numerics.begin(), numerics.end(), failed)) return;
+bool Ring::Rematch(Held& held, const void* values, const void* probe,
+                   std::vector<Numerics>& numerics) {
+  std::vector<bool> which(numerics.size());
+  for (size_t i = 0; i < which.size(); ++i) {
+    which[i] = numerics[i].status == solver::kPerturbed || numerics[i].status == solver::kBreakdown;
+  }
+  if (std::none_of(which.begin(), which.end(), [](bool one) { return one; })) return false;
+  if (held.all != nullptr) return true;
+  if (!matching_) {
+    solver::Options options = options_;
+    options.matching = "product";
+    matching_.emplace(options, 0, TotalBytes());
+  }
+  held.matched.resize(which.size());
+  for (size_t i = 0; i < which.size(); ++i) {
+    if (!which[i]) continue;
+    // By these values alone: whatever others the ring has seen, the result is the same.
+    const char* const own = At(values, static_cast<int64_t>(i));
+    held.matched[i] =
+        std::make_unique<System>(context_, shape_, options_, *pattern_, *matching_, own, given_);
+    held.matched[i]->Factorize(own, false);
+    ++solver::Counters::Global().factorizations;
+    numerics[i] = NumericsOf(*held.matched[i], held.matched[i]->Result(HasInertia(options_)));
+  }
+  Probe(held, values, probe, numerics, which);
+  return true;
+}
+
+System& Ring::SystemOf(Held& held, int64_t element) const {
+  const auto at = static_cast<size_t>(element);
+  if (held.all != nullptr) return *held.all;
+  if (at < held.matched.size() && held.matched[at] != nullptr) return *held.matched[at];
+  return *held.singles[at];
+}
+
+void Ring::Probe(Held& held, const void* values, const void* probe, std::vector<Numerics>& numerics,
+                 const std::vector<bool>& which) {
+  const auto skipped = [&](size_t i) { return !which[i] || numerics[i].failed(); };
+  bool all_skipped = true;
+  for (size_t i = 0; i < numerics.size(); ++i) all_skipped &= skipped(i);
+  if (all_skipped) return;
   const auto bytes = static_cast<size_t>(shape_.batch * shape_.vector_bytes());
   Buffer own;
   if (probe == nullptr) {
@@ -352,15 +392,15 @@ void Ring::Probe(Held& held, const void* values, const void* probe,
     SolveWith(*held.all, false, StepsOf(Numerics{}), probe, x.data(), 1);
   } else {
     for (size_t i = 0; i < numerics.size(); ++i) {
-      if (numerics[i].failed()) continue;
+      if (skipped(i)) continue;
       const int64_t at = static_cast<int64_t>(i) * step;
-      SolveWith(*held.singles[i], false, StepsOf(numerics[i]), static_cast<const char*>(probe) + at,
-                static_cast<char*>(x.data()) + at, 1);
+      SolveWith(SystemOf(held, static_cast<int64_t>(i)), false, StepsOf(numerics[i]),
+                static_cast<const char*>(probe) + at, static_cast<char*>(x.data()) + at, 1);
     }
   }
   const int64_t each = solver::BytesOf(shape_.element);
   for (size_t i = 0; i < numerics.size(); ++i) {
-    if (numerics[i].failed()) continue;
+    if (skipped(i)) continue;
     double error = 0;
     const auto see = [&](const void* block, size_t at, size_t size) {
       const double found =
@@ -371,7 +411,7 @@ void Ring::Probe(Held& held, const void* values, const void* probe,
     context_.ReadInBlocks(static_cast<const char*>(x.data()) + static_cast<int64_t>(i) * step,
                           static_cast<size_t>(step), context_.stream(), see);
     if (error > solver::kProbeLimit) numerics[i].status = solver::kBreakdown;
-    numerics[i].refine = error > kFewDigits * Roundoff(shape_.element);
+    numerics[i].refine = error > kFewDigits * solver::Roundoff(shape_.element);
   }
 }
 

@@ -47,8 +47,32 @@ void Ring::Solve(int64_t slot, int64_t element, bool transposed, const void* b, 
   }
   Held& held = held_[static_cast<size_t>(slot)];
   if (held.all != nullptr) batched_->SetElement(element);
-  System& system = held.all != nullptr ? *held.all : *held.singles[static_cast<size_t>(element)];
-  SolveWith(system, transposed, StepsOf(numerics), b, x, k);
+  SolveWith(SystemOf(held, element), transposed, StepsOf(numerics), b, x, k);
+  if (numerics.perturbed_pivots > 0 && StepsOf(numerics) > 0) {
+    Refuse(At(held.values.data(), element), transposed, b, x, k);
+  }
+}
+
+void Ring::Refuse(const void* values, bool transposed, const void* b, void* x, int64_t k) {
+  const auto host = [&](const void* from, int64_t bytes) {
+    std::vector<char> to(static_cast<size_t>(bytes));
+    context_.Read(to.data(), from, to.size(), context_.stream());
+    return to;
+  };
+  const int64_t step = shape_.vector_bytes();
+  const auto indptr = host(pattern_->indptr(), (shape_.n + 1) * shape_.offset_bytes);
+  const auto indices = host(pattern_->indices(), shape_.nnz * shape_.index_bytes);
+  const auto entries = host(values, shape_.value_bytes());
+  const auto right = host(b, k * step), found = host(x, k * step);
+  const solver::Pattern pattern{
+      shape_.n, shape_.nnz, indptr.data(), shape_.offset_bytes, indices.data(), shape_.index_bytes};
+  for (int64_t i = 0; i < k; ++i) {
+    const double error =
+        solver::BackwardError(options_, pattern, shape_.element, entries.data(), transposed,
+                              found.data() + i * step, right.data() + i * step);
+    if (error <= solver::HopelessError(shape_.element)) continue;
+    FillNan(static_cast<char*>(x) + i * step, static_cast<size_t>(step), context_.stream());
+  }
 }
 
 void Ring::SolveAll(int64_t slot, bool transposed, const void* b, void* x, int64_t k) {
@@ -75,7 +99,7 @@ void Ring::Diagonal(int64_t slot, int64_t element, void* to) {
     FillNan(to, static_cast<size_t>(shape_.vector_bytes()), context_.stream());
     return;
   }
-  held_[static_cast<size_t>(slot)].singles[static_cast<size_t>(element)]->Diagonal(to);
+  SystemOf(held_[static_cast<size_t>(slot)], element).Diagonal(to);
 }
 
 }  // namespace nvstate::cudss

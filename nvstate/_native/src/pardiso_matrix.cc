@@ -1,6 +1,7 @@
 // A matrix as PARDISO takes it.
 
 #include <algorithm>
+#include <cmath>
 #include <complex>
 #include <cstring>
 #include <type_traits>
@@ -11,6 +12,19 @@
 namespace nvstate::pardiso {
 
 using solver::View;
+
+namespace {
+
+template <typename T>
+T Times(T value, double scale) {
+  return static_cast<T>(value * scale);
+}
+template <typename T>
+std::complex<T> Times(std::complex<T> value, double scale) {
+  return {Times(value.real(), scale), Times(value.imag(), scale)};
+}
+
+}  // namespace
 
 void Indices::Add(int64_t index) {
   if (wide_) {
@@ -106,6 +120,37 @@ T Matrix::At(const T* values, int64_t entry) const {
   return value;
 }
 
+double Scale(Element element, const void* values, int64_t count) {
+  const double largest = WithType(element, [&](auto zero) {
+    using T = decltype(zero);
+    double found = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const T value = static_cast<const T*>(values)[i];
+      if constexpr (std::is_floating_point_v<T>) {
+        found = std::max(found, std::abs(double{value}));
+      } else {
+        found = std::max(found,
+                         std::max(std::abs(double{value.real()}), std::abs(double{value.imag()})));
+      }
+    }
+    return found;
+  });
+  if (largest == 0) return 1;
+  const int most = IsSingle(element) ? 120 : 1000;
+  return std::ldexp(1.0, -2 * (std::clamp(std::ilogb(largest), -most, most) / 2));
+}
+
+void Multiply(Element element, void* values, int64_t count, double scale) {
+  if (scale == 1) return;
+  WithType(element, [&](auto zero) {
+    using T = decltype(zero);
+    for (int64_t i = 0; i < count; ++i) {
+      T& value = static_cast<T*>(values)[i];
+      value = Times(value, scale);
+    }
+  });
+}
+
 void Matrix::Gather(const void* values, void* out) const {
   if (from_.empty()) {
     std::memcpy(out, values, static_cast<size_t>(bytes()));
@@ -119,12 +164,15 @@ void Matrix::Gather(const void* values, void* out) const {
   });
 }
 
-bool Matrix::Same(const void* values, const void* gathered) const {
-  if (from_.empty()) return std::memcmp(values, gathered, static_cast<size_t>(bytes())) == 0;
+bool Matrix::Same(const void* values, const void* gathered, double scale) const {
+  if (from_.empty() && scale == 1) {
+    return std::memcmp(values, gathered, static_cast<size_t>(bytes())) == 0;
+  }
   return WithType(element_, [&](auto zero) {
     using T = decltype(zero);
+    const auto whole = static_cast<const T*>(values);
     for (int64_t p = 0; p < columns_.size(); ++p) {
-      const T value = At(static_cast<const T*>(values), p);
+      const T value = Times(from_.empty() ? whole[p] : At(whole, p), scale);
       if (std::memcmp(&value, static_cast<const T*>(gathered) + p, sizeof(T)) != 0) return false;
     }
     return true;

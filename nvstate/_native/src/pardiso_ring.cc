@@ -97,9 +97,8 @@ bool Wide(const mkl::Api& api, const Problem& problem) {
   return api.wide || problem.nnz + problem.n >= std::numeric_limits<int32_t>::max();
 }
 
-Iparm IparmOf(const Problem& problem) {
+Iparm IparmOf(const Problem& problem, bool matching) {
   const Options& options = problem.options;
-  const bool matching = options.matching == "product";
   Iparm iparm{};
   iparm[abi::kIparmNoDefaults] = 1;
   iparm[abi::kIparmReordering] = options.reordering == "amd" ? 0 : 2;
@@ -123,7 +122,7 @@ Ring::Ring(Problem problem, int64_t batch)
       slots_(problem_.options.slots, batch),
       permutation_(wide_) {
   CheckOptions(problem_.options);
-  iparm_ = IparmOf(problem_);
+  iparm_ = IparmOf(problem_, problem_.options.matching == "product");
 }
 
 void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const void* reference) {
@@ -143,6 +142,9 @@ void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const voi
                         solver::ReferenceDigest(problem_.element, reference, problem_.nnz));
     reference_ = Buffer(matrix->bytes());
     matrix->Gather(reference, reference_.data());
+    const int64_t count = matrix->columns().size();
+    Multiply(problem_.element, reference_.data(), count,
+             Scale(problem_.element, reference_.data(), count));
   }
   Indices order(wide_);
   for (int64_t i = 0; i < problem_.n; ++i) {
@@ -150,7 +152,7 @@ void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const voi
   }
   auto handle = std::make_unique<Handle>(*matrix, mtype_, wide_, slots_.limit() * slots_.batch());
   Iparm iparm = iparm_;
-  AnalyzeIn(*handle, iparm, order);
+  AnalyzeIn(*handle, reference_.data(), iparm, order);
   ++Counters::Global().analyses;
   matrix_ = std::move(matrix);
   handle_ = std::move(handle);
@@ -166,13 +168,13 @@ void Ring::Analyze(const Pattern& pattern, const int32_t* permutation, const voi
   CountBytes();
 }
 
-void Ring::AnalyzeIn(Handle& handle, Iparm& iparm, Indices& permutation) const {
+void Ring::AnalyzeIn(Handle& handle, const void* values, Iparm& iparm, Indices& permutation) const {
   const Threads threads(problem_.options);
   // In later phases too these would be answered: measured, a permutation that is asked for makes
   // each factorization a fifth longer.
   iparm[abi::kIparmPermutation] = problem_.options.permutation.none() ? 2 : 1;
   iparm[abi::kIparmFactorNnz] = iparm[abi::kIparmMflop] = -1;
-  handle.Run(11, 1, reference_.data(), iparm, permutation.data());
+  handle.Run(11, 1, values, iparm, permutation.data());
 }
 
 std::vector<int32_t> Ring::Permutation() const {
@@ -183,42 +185,28 @@ std::vector<int32_t> Ring::Permutation() const {
   return order;
 }
 
-Buffer& Ring::Held(int64_t slot, int64_t element) {
+Ring::Values& Ring::Held(int64_t slot, int64_t element) {
   const auto at = static_cast<size_t>(Mnum(slot, element));
   if (held_.size() < at) held_.resize(at);
-  Buffer& held = held_[at - 1];
-  if (held.bytes() == 0) held = Buffer(matrix_->bytes());
+  Values& held = held_[at - 1];
+  if (held.values.bytes() == 0) held.values = Buffer(matrix_->bytes());
   return held;
 }
 
-const Buffer& Ring::Held(int64_t slot, int64_t element) const {
+const Ring::Values& Ring::Held(int64_t slot, int64_t element) const {
   return held_[static_cast<size_t>(Mnum(slot, element) - 1)];
 }
 
 void Ring::CountBytes() {
   int64_t bytes = analysis_bytes_ + factor_bytes_ + matrix_->own_bytes() + reference_.bytes();
-  for (const Buffer& held : held_) bytes += held.bytes();
+  for (const Values& held : held_) bytes += held.values.bytes();
   bytes_ = bytes;
 }
 
-int64_t Ring::Factorize(int64_t run, const char* values) {
-  const int64_t batch = slots_.batch();
-  const int64_t slot = slots_.Choose(run, [] { return true; });
-  std::vector<Numerics> numerics(static_cast<size_t>(batch));
-  for (int64_t element = 0; element < batch; ++element) {
-    numerics[static_cast<size_t>(element)] =
-        FactorizeOne(slot, element, values + element * problem_.nnz * BytesOf(problem_.element));
-  }
-  slots_.Fill(slot, run, std::move(numerics), {static_cast<size_t>(batch), {0, 0}});
-  CountBytes();
-  return slot;
-}
-
-int64_t Ring::Run(int64_t phase, int64_t mnum, const void* values, Iparm& iparm, int64_t columns,
-                  const void* b, void* x) {
-  const Threads threads(problem_.options);
+template <typename Body>
+auto Ring::OrDropped(const Body& body) {
   try {
-    return handle_->Run(phase, mnum, values, iparm, nullptr, columns, b, x);
+    return body();
   } catch (const Failure& failure) {
     // Measured: once memory is short the handle fails for ever, old factorizations with it. So it
     // goes with all of them, and is made anew; if a further slot did not fit, for one less.
@@ -233,20 +221,66 @@ int64_t Ring::Run(int64_t phase, int64_t mnum, const void* values, Iparm& iparm,
   }
 }
 
+int64_t Ring::Factorize(int64_t run, const char* values) {
+  const int64_t batch = slots_.batch();
+  const int64_t slot = slots_.Choose(run, [] { return true; });
+  std::vector<Numerics> numerics(static_cast<size_t>(batch));
+  for (int64_t element = 0; element < batch; ++element) {
+    numerics[static_cast<size_t>(element)] = OrDropped([&] {
+      return FactorizeOne(slot, element,
+                          values + element * problem_.nnz * BytesOf(problem_.element));
+    });
+  }
+  slots_.Fill(slot, run, std::move(numerics), {static_cast<size_t>(batch), {0, 0}});
+  CountBytes();
+  return slot;
+}
+
+int64_t Ring::Run(int64_t phase, const At& at, Iparm& iparm, int64_t columns, const void* b,
+                  void* x) {
+  const Threads threads(problem_.options);
+  return at.handle->Run(phase, at.mnum, at.values, iparm, nullptr, columns, b, x);
+}
+
+Ring::At Ring::Where(int64_t slot, int64_t element) const {
+  const Values& held = Held(slot, element);
+  const void* const values = held.values.data();
+  if (held.matched != nullptr) return {held.matched.get(), 1, values, held.scale};
+  return {handle_.get(), Mnum(slot, element), values, held.scale};
+}
+
 Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
-  Numerics numerics;
-  numerics.lu_nnz = std::max<int64_t>(facts_.factor_nnz, 0);
-  Buffer& held = Held(slot, element);
-  matrix_->Gather(values, held.data());
-  if (!solver::AllFinite(problem_.element, held.data(), matrix_->columns().size())) {
+  Values& held = Held(slot, element);
+  held.matched.reset();
+  held.scale = 1;
+  const int64_t count = matrix_->columns().size();
+  matrix_->Gather(values, held.values.data());
+  if (!solver::AllFinite(problem_.element, held.values.data(), count)) {
+    Numerics numerics;
     numerics.status = solver::kNotFinite;
-    numerics.lu_nnz = 0;
     return numerics;
   }
-  const int64_t mnum = Mnum(slot, element);
-  Iparm iparm = iparm_;
-  const int64_t error = Run(22, mnum, held.data(), iparm);
-  factor_bytes_ = iparm[abi::kIparmFactorKb] * 1024;
+  held.scale = Scale(problem_.element, held.values.data(), count);
+  Multiply(problem_.element, held.values.data(), count, held.scale);
+  const Numerics numerics = FactorizeAt(Where(slot, element), iparm_);
+  const bool fine = numerics.status == solver::kOk && !numerics.refine;
+  if (fine || !problem_.options.rematches) return numerics;
+  // Static pivots did not do. Large entries on the diagonal help, by these values alone: whatever
+  // others the ring has seen, the result is the same.
+  held.matched = std::make_unique<Handle>(*matrix_, mtype_, wide_, 1);
+  Iparm iparm = IparmOf(problem_, true);
+  Indices order = permutation_;
+  const At at = Where(slot, element);
+  AnalyzeIn(*at.handle, at.values, iparm, order);
+  ++Counters::Global().analyses;
+  return FactorizeAt(at, IparmOf(problem_, true));
+}
+
+Numerics Ring::FactorizeAt(const At& at, Iparm iparm) {
+  Numerics numerics;
+  numerics.lu_nnz = std::max<int64_t>(facts_.factor_nnz, 0);
+  const int64_t error = Run(22, at, iparm);
+  if (at.handle == handle_.get()) factor_bytes_ = iparm[abi::kIparmFactorKb] * 1024;
   ++Counters::Global().factorizations;
   numerics.perturbed_pivots = static_cast<int32_t>(iparm[abi::kIparmPerturbed]);
   if (error != 0) {
@@ -259,24 +293,47 @@ Numerics Ring::FactorizeOne(int64_t slot, int64_t element, const void* values) {
     numerics.negative = static_cast<int32_t>(iparm[abi::kIparmNegative]);
   }
   // Static pivoting may grow entries without replacing a pivot, and says nothing of it.
-  if (!problem_.options.is_definite()) Probe(mnum, held.data(), numerics);
+  if (!problem_.options.is_definite()) Probe(at, numerics);
   return numerics;
 }
 
-void Ring::Probe(int64_t mnum, const void* held, Numerics& numerics) {
+Options Ring::StoredOptions() const {
   Options options = problem_.options;
   if (!options.is_general()) options.view = solver::View::kUpper;  // as PARDISO's matrix is
+  return options;
+}
+
+void Ring::Probe(const At& at, Numerics& numerics) {
+  const Options options = StoredOptions();
   const int64_t bytes = problem_.n * BytesOf(problem_.element);
   Buffer b(bytes), x(bytes);
-  solver::ProbeProduct(options, matrix_->pattern(), problem_.element, held, false, b.data());
-  SolveIn(mnum, held, numerics, false, 1, b.data(), x.data());
+  solver::ProbeProduct(options, matrix_->pattern(), problem_.element, at.values, false, b.data());
+  SolveAt(at, 0, false, 1, b.data(), x.data());
   const double error = solver::ProbeError(problem_.element, x.data(), 0, problem_.n);
+  const double back = solver::BackwardError(options, matrix_->pattern(), problem_.element,
+                                            at.values, false, x.data(), b.data());
+  numerics.refine = back > solver::kPoor * solver::Roundoff(problem_.element);
+  const bool broken = error > solver::kProbeLimit;
   const auto passed = numerics.perturbed_pivots > 0 ? solver::kPerturbed : solver::kOk;
-  numerics.status = error > solver::kProbeLimit ? solver::kBreakdown : passed;
+  numerics.status = passed;
+  const int64_t steps = StepsOf(numerics);
+  if (!broken) return;
+  numerics.status = solver::kBreakdown;
+  if (steps == 0) return;
+  SolveAt(at, steps, false, 1, b.data(), x.data());  // refined it may have digits
+  if (solver::ProbeError(problem_.element, x.data(), 0, problem_.n) <= solver::kProbeLimit) {
+    numerics.status = passed;
+  }
+}
+
+int64_t Ring::StepsOf(const Numerics& numerics) const {
+  if (problem_.options.refinement_steps >= 0) return problem_.options.refinement_steps;
+  return numerics.perturbed_pivots > 0 || numerics.refine ? solver::kAutoSteps : 0;
 }
 
 bool Ring::Same(const solver::Slots::Found& found, const void* values) const {
-  return matrix_->Same(values, Held(found.slot, found.element).data());
+  const Values& held = Held(found.slot, found.element);
+  return matrix_->Same(values, held.values.data(), held.scale);
 }
 
 void Ring::Solve(const solver::Slots::Found& found, bool transposed, int64_t columns, const char* b,
@@ -287,8 +344,20 @@ void Ring::Solve(const solver::Slots::Found& found, bool transposed, int64_t col
     solver::FillNan(x, columns * bytes);
     return;
   }
-  const int64_t mnum = Mnum(found.slot, found.element);
-  const void* const held = Held(found.slot, found.element).data();
+  const At at = Where(found.slot, found.element);
+  const bool doubtful = numerics.perturbed_pivots > 0 || numerics.refine;
+  const auto solve = [&](int64_t count, const void* from, void* to) {
+    const int64_t steps = StepsOf(numerics);
+    OrDropped([&] { SolveAt(at, steps, transposed, count, from, to); });
+    for (int64_t i = 0; i < count && steps > 0 && doubtful; ++i) {
+      char* const column = static_cast<char*>(to) + i * bytes;
+      const double error =
+          solver::BackwardError(StoredOptions(), matrix_->pattern(), problem_.element, at.values,
+                                transposed, column, static_cast<const char*>(from) + i * bytes);
+      if (!(error <= solver::HopelessError(problem_.element))) solver::FillNan(column, bytes);
+    }
+    Multiply(problem_.element, to, count * problem_.n, at.scale);
+  };
   // Measured (design page, section 5): for general matrices 16 columns in one call take twice the
   // time of 16 calls. Columns alone have the same bits whatever is solved beside them.
   const bool alone = problem_.options.is_general() || problem_.options.deterministic;
@@ -296,34 +365,29 @@ void Ring::Solve(const solver::Slots::Found& found, bool transposed, int64_t col
     // PARDISO counts the entries of a block of right-hand sides in 32 bits.
     const int64_t most = std::max<int64_t>(std::numeric_limits<int32_t>::max() / problem_.n, 1);
     for (int64_t i = 0; i < columns; i += most) {
-      SolveIn(mnum, held, numerics, transposed, std::min(most, columns - i), b + i * bytes,
-              x + i * bytes);
+      solve(std::min(most, columns - i), b + i * bytes, x + i * bytes);
     }
     return;
   }
   if (!problem_.options.deterministic) {
-    for (int64_t i = 0; i < columns; ++i) {
-      SolveIn(mnum, held, numerics, transposed, 1, b + i * bytes, x + i * bytes);
-    }
+    for (int64_t i = 0; i < columns; ++i) solve(1, b + i * bytes, x + i * bytes);
     return;
   }
   Buffer aligned_b(bytes), aligned_x(bytes);
   for (int64_t i = 0; i < columns; ++i) {
     std::memcpy(aligned_b.data(), b + i * bytes, static_cast<size_t>(bytes));
-    SolveIn(mnum, held, numerics, transposed, 1, aligned_b.data(), aligned_x.data());
+    solve(1, aligned_b.data(), aligned_x.data());
     std::memcpy(x + i * bytes, aligned_x.data(), static_cast<size_t>(bytes));
   }
 }
 
-void Ring::SolveIn(int64_t mnum, const void* held, const Numerics& numerics, bool transposed,
-                   int64_t columns, const void* b, void* x) {
-  int64_t steps = problem_.options.refinement_steps;
-  if (steps < 0) steps = numerics.perturbed_pivots > 0 ? solver::kAutoSteps : 0;
-  Iparm iparm = iparm_;
+void Ring::SolveAt(const At& at, int64_t steps, bool transposed, int64_t columns, const void* b,
+                   void* x) {
+  Iparm iparm = at.handle == handle_.get() ? iparm_ : IparmOf(problem_, true);
   iparm[abi::kIparmRefinement] = steps == 0 ? 0 : steps + 1;  // measured: the first only looks
   iparm[abi::kIparmPivoting] |= 2;                            // no refinement of its own accord
   iparm[abi::kIparmTransposed] = transposed ? 2 : 0;
-  Run(33, mnum, held, iparm, columns, b, x);
+  Run(33, at, iparm, columns, b, x);
 }
 
 void Ring::Diagonal(const solver::Slots::Found& found, void* out) {
@@ -334,17 +398,21 @@ void Ring::Diagonal(const solver::Slots::Found& found, void* out) {
   }
   // PARDISO gives the diagonal only of a handle that was told so before its analysis, where each
   // factorization takes a fifth longer (measured); so this one has a handle of its own.
+  const At at = Where(found.slot, found.element);
+  const bool matched = at.handle != handle_.get();
   const Threads threads(problem_.options);
   Handle handle(*matrix_, mtype_, wide_, 1);
-  Iparm iparm = iparm_;
+  Iparm iparm = matched ? IparmOf(problem_, true) : iparm_;
   iparm[abi::kIparmDiagonal] = 1;
+  const Iparm before = iparm;
   Indices order = permutation_;
-  AnalyzeIn(handle, iparm, order);
-  iparm = iparm_;
-  iparm[abi::kIparmDiagonal] = 1;
-  handle.Run(22, 1, Held(found.slot, found.element).data(), iparm);
+  AnalyzeIn(handle, matched ? at.values : reference_.data(), iparm, order);
+  iparm = before;
+  handle.Run(22, 1, at.values, iparm);
   Buffer of_factor(bytes), of_matrix(bytes);
   handle.Diagonal(1, of_factor.data(), of_matrix.data());
+  const double scale = problem_.options.is_definite() ? std::sqrt(at.scale) : at.scale;
+  Multiply(problem_.element, of_factor.data(), problem_.n, 1 / scale);
   std::memcpy(out, of_factor.data(), static_cast<size_t>(bytes));
 }
 

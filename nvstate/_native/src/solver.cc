@@ -102,37 +102,53 @@ std::vector<T> ProbeVector(int64_t n) {
 }
 
 // Offsets and indices have their own types here: a look at their width for each entry would take
-// longer than its product.
+// longer than its product. `sizes`: sums of absolute values along the rows of what is multiplied
+// with, or null.
 template <typename T, typename Offset, typename Index>
 void Product(const Options& options, int64_t n, const Offset* indptr, const Index* indices,
-             const T* values, bool transposed, T* out) {
-  const std::vector<T> e = ProbeVector<T>(n);
+             const T* values, bool transposed, const T* x, T* out, double* sizes) {
   std::fill_n(out, n, T{});
   const bool hermitian = options.is_hermitian(), lower = options.view == View::kLower;
+  const auto add = [&](int64_t to, int64_t from, T value) {
+    out[to] += value * x[from];
+    if (sizes != nullptr) sizes[to] += static_cast<double>(std::abs(value));
+  };
   for (int64_t row = 0; row < n; ++row) {
-    const T from_row = e[static_cast<size_t>(row)];
-    T sum{};
     for (auto p = static_cast<int64_t>(indptr[row]); p < indptr[row + 1]; ++p) {
       const auto column = static_cast<int64_t>(indices[p]);
-      const T from_column = e[static_cast<size_t>(column)];
       if (options.is_general()) {
-        if (transposed) {
-          out[column] += values[p] * from_row;
-        } else {
-          sum += values[p] * from_column;
-        }
-        continue;
-      }
-      if (lower ? column > row : column < row) continue;
-      if (column == row) {
-        sum += (hermitian ? Real(values[p]) : values[p]) * from_row;
-      } else {
-        sum += values[p] * from_column;
-        out[column] += (hermitian ? Conj(values[p]) : values[p]) * from_row;
+        transposed ? add(column, row, values[p]) : add(row, column, values[p]);
+      } else if (column == row) {
+        add(row, row, hermitian ? Real(values[p]) : values[p]);
+      } else if (lower ? column < row : column > row) {
+        add(row, column, values[p]);
+        add(column, row, hermitian ? Conj(values[p]) : values[p]);
       }
     }
-    out[row] += sum;
   }
+}
+
+// Calls `body` with the pattern's offsets and indices, of their own types.
+template <typename Body>
+void WithIntegers(const Pattern& pattern, const Body& body) {
+  const auto typed = [](int bytes, const void* array, const auto& use) {
+    bytes == 4 ? use(static_cast<const int32_t*>(array)) : use(static_cast<const int64_t*>(array));
+  };
+  typed(pattern.offset_bytes, pattern.indptr, [&](const auto* indptr) {
+    typed(pattern.index_bytes, pattern.indices,
+          [&](const auto* indices) { body(indptr, indices); });
+  });
+}
+
+template <typename T>
+double Largest(const T* x, int64_t n) {  // infinity if one is not finite
+  double largest = 0;
+  for (int64_t i = 0; i < n; ++i) {
+    const auto size = static_cast<double>(std::abs(x[i]));
+    if (!std::isfinite(size)) return std::numeric_limits<double>::infinity();
+    largest = std::max(largest, size);
+  }
+  return largest;
 }
 
 }  // namespace
@@ -237,7 +253,7 @@ double Options::refinement_tolerance() const { return OfBits(refinement_toleranc
 bool Options::operator==(const Options& other) const {
   const auto tied = [](const Options& o) {
     return std::tie(o.ring, o.pattern, o.reference, o.permutation, o.matrix_type, o.view,
-                    o.reordering, o.matching, o.pivoting, o.pivot_threshold_bits,
+                    o.reordering, o.matching, o.rematches, o.pivoting, o.pivot_threshold_bits,
                     o.pivot_epsilon_bits, o.refinement_steps, o.reuse_pivots, o.deterministic,
                     o.slots, o.host_threads, o.hybrid_memory, o.hybrid_execute, o.nd_levels,
                     o.nd_unbalance, o.superpanels, o.max_lu_nnz, o.factorization_algorithm,
@@ -275,6 +291,8 @@ Request::Request(AttributeSource& source) {
                        {{"full", View::kFull}, {"lower", View::kLower}, {"upper", View::kUpper}});
   o.reordering = source.String("reordering");
   o.matching = source.String("matching");
+  o.rematches = o.matching == "auto";
+  if (o.rematches) o.matching = "none";
   o.pivoting = source.String("pivoting");
   o.pivot_threshold_bits = BitsOf(source.Double("pivot_threshold"));
   o.pivot_epsilon_bits = BitsOf(source.Double("pivot_epsilon"));
@@ -366,19 +384,39 @@ double ProbeSign(int64_t i) {
 
 void ProbeProduct(const Options& options, const Pattern& pattern, Element element,
                   const void* values, bool transposed, void* out) {
-  const auto with_integers = [](int bytes, const void* array, const auto& body) {
-    bytes == 4 ? body(static_cast<const int32_t*>(array))
-               : body(static_cast<const int64_t*>(array));
-  };
   WithType(element, [&](auto zero) {
     using T = decltype(zero);
-    with_integers(pattern.offset_bytes, pattern.indptr, [&](const auto* indptr) {
-      with_integers(pattern.index_bytes, pattern.indices, [&](const auto* indices) {
-        Product(options, pattern.n, indptr, indices, static_cast<const T*>(values), transposed,
-                static_cast<T*>(out));
-      });
+    const std::vector<T> e = ProbeVector<T>(pattern.n);
+    WithIntegers(pattern, [&](const auto* indptr, const auto* indices) {
+      Product(options, pattern.n, indptr, indices, static_cast<const T*>(values), transposed,
+              e.data(), static_cast<T*>(out), nullptr);
     });
   });
+}
+
+double BackwardError(const Options& options, const Pattern& pattern, Element element,
+                     const void* values, bool transposed, const void* x, const void* b) {
+  return WithType(element, [&](auto zero) {
+    using T = decltype(zero);
+    const auto size = static_cast<size_t>(pattern.n);
+    std::vector<T> residual(size);
+    std::vector<double> sizes(size);
+    WithIntegers(pattern, [&](const auto* indptr, const auto* indices) {
+      Product(options, pattern.n, indptr, indices, static_cast<const T*>(values), transposed,
+              static_cast<const T*>(x), residual.data(), sizes.data());
+    });
+    for (size_t i = 0; i < size; ++i) residual[i] -= static_cast<const T*>(b)[i];
+    const double off = Largest(residual.data(), pattern.n);
+    if (off == 0 || !std::isfinite(off)) return off;
+    return off / (*std::max_element(sizes.begin(), sizes.end()) *
+                      Largest(static_cast<const T*>(x), pattern.n) +
+                  Largest(static_cast<const T*>(b), pattern.n));
+  });
+}
+
+double Roundoff(Element element) {
+  return IsSingle(element) ? std::numeric_limits<float>::epsilon()
+                           : std::numeric_limits<double>::epsilon();
 }
 
 double ProbeError(Element element, const void* x, int64_t first, int64_t count) {

@@ -77,6 +77,8 @@ class Ring : public NativePlan {
   struct Held {                   // by a slot: a data object of all elements, or
     std::unique_ptr<System> all;  // one for each
     std::vector<std::unique_ptr<System>> singles;
+    std::vector<std::unique_ptr<System>>
+        matched;    // where one is factorized with matching after all
     Buffer values;  // [batch, nnz], if the library reads them after the factorization
   };
 
@@ -91,9 +93,15 @@ class Ring : public NativePlan {
   std::vector<solver::Numerics> FactorizeSingles(Held& held, const void* values,
                                                  const std::vector<Print>& prints, bool* again);
   solver::Numerics NumericsOf(System& system, const Outcome& outcome);
-  // Marks as broken down what does not solve M e.
+  // Marks as broken down what does not solve M e, of those elements.
   void Probe(Held& held, const void* values, const void* probe,
-             std::vector<solver::Numerics>& numerics);
+             std::vector<solver::Numerics>& numerics, const std::vector<bool>& which);
+  // Factorizes with matching what static pivots did not do for. False: there is none such.
+  bool Rematch(Held& held, const void* values, const void* probe,
+               std::vector<solver::Numerics>& numerics);
+  System& SystemOf(Held& held, int64_t element) const;
+  // Makes NaN of what refinement did not bring to half of the digits.
+  void Refuse(const void* values, bool transposed, const void* b, void* x, int64_t k);
   void WriteProbes(const void* values, const Buffer& b);
   int64_t StepsOf(const solver::Numerics& numerics) const;
   void SolveWith(System& system, bool transposed, int64_t steps, const void* b, void* x,
@@ -108,9 +116,11 @@ class Ring : public NativePlan {
   const Shape shape_;
   mutable Context context_;
   std::optional<DevicePattern> pattern_;
-  Buffer reference_;  // [nnz], or nothing
+  Buffer reference_;   // [nnz], or nothing
+  const Order given_;  // by the user, or nothing
   Order order_;
   Config single_;
+  std::optional<Config> matching_;
   std::optional<Config> batched_;
   bool uniform_;
   bool keeps_values_;  // the library reads them in refinement, by the address that it was given

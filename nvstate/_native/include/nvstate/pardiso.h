@@ -80,7 +80,8 @@ class Matrix {
   int64_t bytes() const { return columns_.size() * BytesOf(element_); }  // of values
   int64_t own_bytes() const;
   void Gather(const void* values, void* out) const;
-  bool Same(const void* values, const void* gathered) const;
+  // Whether `gathered`, which was multiplied with `scale`, is of these values.
+  bool Same(const void* values, const void* gathered, double scale) const;
 
  private:
   template <typename T>
@@ -94,6 +95,12 @@ class Matrix {
   std::vector<int64_t> from_;   // -1: a zero. Empty: all, as they are
   std::vector<bool> diagonal_;  // of hermitian matrices
 };
+
+// PARDISO replaces pivots below a number, whatever the matrix's entries are: of a matrix in small
+// units all, of one in large units none (measured). So what it gets is multiplied with this power
+// of four, which is exact, and the largest entry is from 1 to 8.
+double Scale(Element element, const void* values, int64_t count);
+void Multiply(Element element, void* values, int64_t count, double scale);
 
 using Iparm = std::array<int64_t, 65>;  // by Intel's numbers, from 1
 
@@ -156,17 +163,35 @@ class Ring : public NativePlan {
   const Problem& problem() const { return problem_; }
 
  private:
+  struct Values {  // by slot and element
+    Buffer values;
+    double scale = 1;                 // that they were multiplied with
+    std::unique_ptr<Handle> matched;  // where they are factorized with matching, after all
+  };
+  struct At {  // a factorization, and what it is of
+    Handle* handle;
+    int64_t mnum;
+    const void* values;
+    double scale;
+  };
+
   int64_t Mnum(int64_t slot, int64_t element) const { return slot * slots_.batch() + element + 1; }
-  Buffer& Held(int64_t slot, int64_t element);
-  const Buffer& Held(int64_t slot, int64_t element) const;
-  void AnalyzeIn(Handle& handle, Iparm& iparm, Indices& permutation) const;
-  // A phase of the handle, which is dropped if it fails.
-  int64_t Run(int64_t phase, int64_t mnum, const void* values, Iparm& iparm, int64_t columns = 0,
+  Values& Held(int64_t slot, int64_t element);
+  const Values& Held(int64_t slot, int64_t element) const;
+  At Where(int64_t slot, int64_t element) const;
+  void AnalyzeIn(Handle& handle, const void* values, Iparm& iparm, Indices& permutation) const;
+  // What `body` returns. If it throws, all that the ring has is dropped.
+  template <typename Body>
+  auto OrDropped(const Body& body);
+  int64_t Run(int64_t phase, const At& at, Iparm& iparm, int64_t columns = 0,
               const void* b = nullptr, void* x = nullptr);
   Numerics FactorizeOne(int64_t slot, int64_t element, const void* values);
-  void Probe(int64_t mnum, const void* held, Numerics& numerics);
-  void SolveIn(int64_t mnum, const void* held, const Numerics& numerics, bool transposed,
-               int64_t columns, const void* b, void* x);
+  Numerics FactorizeAt(const At& at, Iparm iparm);
+  void Probe(const At& at, Numerics& numerics);
+  int64_t StepsOf(const Numerics& numerics) const;
+  Options StoredOptions() const;  // with the view of what is held
+  void SolveAt(const At& at, int64_t steps, bool transposed, int64_t columns, const void* b,
+               void* x);
   void CountBytes();
 
   const Problem problem_;
@@ -180,7 +205,7 @@ class Ring : public NativePlan {
   std::unique_ptr<Handle> handle_;
   Indices permutation_;
   Buffer reference_;
-  std::vector<Buffer> held_;  // by slot and element
+  std::vector<Values> held_;
   int64_t analysis_bytes_ = 0;
   int64_t factor_bytes_ = 0;  // of all: measured, phase 22 answers with their sum
   solver::Facts facts_;

@@ -6,6 +6,7 @@
 
 #include <array>
 #include <atomic>
+#include <cmath>
 #include <complex>
 #include <cstdint>
 #include <string>
@@ -108,6 +109,7 @@ struct Options {
   View view = View::kFull;  // of the stored matrix
   std::string reordering;
   std::string matching;
+  bool rematches = false;  // "auto": without, and where that fails with "product", by the values
   std::string pivoting;
   uint64_t pivot_threshold_bits = 0;  // as bits, so that NaN, the engine's own, equals itself
   uint64_t pivot_epsilon_bits = 0;
@@ -203,6 +205,11 @@ double ProbeSign(int64_t i);
 // `out` has n elements.
 void ProbeProduct(const Options& options, const Pattern& pattern, Element element,
                   const void* values, bool transposed, void* out);
+// max |b - M x| / (max row sum of |M| · max |x| + max |b|), or with M's transpose; infinity if x is
+// not finite.
+double BackwardError(const Options& options, const Pattern& pattern, Element element,
+                     const void* values, bool transposed, const void* x, const void* b);
+double Roundoff(Element element);
 // max |x - e| over `count` entries of e from `first` on; infinity if x is not finite. Above
 // kProbeLimit no digit of x is right.
 double ProbeError(Element element, const void* x, int64_t first, int64_t count);
@@ -212,6 +219,11 @@ constexpr double kProbeLimit = 0.1;
 // Refinement steps of "auto" once pivots were perturbed: two left a backward error of 9e-12 of a
 // saddle point matrix with cuDSS, three 9e-16.
 constexpr int64_t kAutoSteps = 4;
+// Backward errors, in roundoffs. One or two are usual; beyond the first a solve is refined. Pivots
+// that were replaced may keep refinement from converging, and for some right-hand sides only: with
+// less than half of the digits a solution is NaN.
+constexpr double kPoor = 50;
+inline double HopelessError(Element element) { return std::sqrt(Roundoff(element)); }
 
 bool AllFinite(Element element, const void* values, int64_t count);
 void FillNan(void* out, int64_t bytes);  // every byte 0xFF
