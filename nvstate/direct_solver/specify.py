@@ -175,12 +175,14 @@ def specified(
         permutation, reordering = _permutation(reordering, pattern.n), "user"
     else:
         arguments.choice("reordering", reordering, Reordering)
-    if matching == "auto" and not support.may_match(
-        engine, matrix_type, pattern.nnz, reordering, pivoting, reuse_pivots=reuse_pivots
-    ):
-        matching = "none"
-    if matching == "auto" and known is not None and not settled:
-        matching = "product" if checks.weak_diagonal(pattern, known) else "auto"
+    if matching == "auto":
+        may = known is not None and matrix_type == "general" and engine != "superlu"
+        if may and not settled and checks.weak_diagonal(pattern, known):
+            matching = "product"
+        elif not support.may_rematch(
+            engine, matrix_type, pattern.nnz, reordering, pivoting, reuse_pivots=reuse_pivots
+        ):
+            matching = "none"
     checks.limits(pattern.n, pattern.nnz, matching)
     reference = patterns.NONE.astype(dtype)
     if matching not in ("none", "auto") or reuse_pivots:

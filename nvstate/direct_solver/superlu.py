@@ -78,15 +78,21 @@ class Ring:
         self._probe = np.where(probes.ups(spec.n, np.arange), 1.0, -1.0)
         self._gather: Array | None = None
         self._conjugated = np.zeros(0, bool)
-        if spec.stored_view == "full":
+        if spec.matrix_type == "general":
             self._indptr, self._indices = indptr, indices
             return
-        off = np.flatnonzero(rows != indices)
-        both = np.concatenate([rows, indices[off]]), np.concatenate([indices, rows[off]])
+        # One triangle is read, the upper of a full view, as the other engines do.
+        full = spec.stored_view == "full"
+        kept = np.flatnonzero(indices >= rows) if full else np.arange(spec.nnz)
+        off = kept[rows[kept] != indices[kept]]
+        both = (
+            np.concatenate([rows[kept], indices[off]]),
+            np.concatenate([indices[kept], rows[off]]),
+        )
         order = np.lexsort(both[::-1])
-        self._gather = np.concatenate([np.arange(spec.nnz), off])[order]
+        self._gather = np.concatenate([kept, off])[order]
         if spec.matrix_type in ("hermitian", "hpd"):
-            self._conjugated = np.repeat([False, True], [spec.nnz, len(off)])[order]
+            self._conjugated = np.repeat([False, True], [len(kept), len(off)])[order]
         self._indices = both[1][order].astype(np.int32)
         self._indptr = np.searchsorted(both[0][order], np.arange(spec.n + 1)).astype(np.int32)
 

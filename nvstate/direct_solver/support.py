@@ -18,7 +18,7 @@ REORDERINGS = {
 MATCHINGS = {
     "cudss": ("auto", "none", "count", "min", "min_alt", "sum", "product"),
     "pardiso": ("auto", "none", "product"),
-    "superlu": ("none",),
+    "superlu": ("auto", "none"),
 }
 PIVOTINGS: dict[str, dict[str, tuple[str, ...]]] = {  # by engine, then by matrix type
     "cudss": {
@@ -51,7 +51,7 @@ _ONLY: dict[str, tuple[str, ...]] = {  # options that not every engine has
 }
 
 
-def may_match(
+def may_rematch(
     engine: str,
     matrix_type: str,
     nnz: int,
@@ -60,7 +60,7 @@ def may_match(
     *,
     reuse_pivots: bool,
 ) -> bool:
-    """Whether matching may be decided by values: now, or where a factorization fails without."""
+    """Whether values that fail without matching may be factorized again with it."""
     return (
         engine != "superlu"
         and matrix_type == "general"

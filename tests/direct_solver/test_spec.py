@@ -73,14 +73,16 @@ def test_columns_are_the_transposes_rows():
 @pytest.mark.parametrize(
     ("a", "engine", "problem", "matching"),
     [
-        (A, "cudss", {}, "none"),
+        (A, "cudss", {}, "auto"),
         (weak(), "cudss", {}, "product"),
         (weak(), "pardiso", {}, "product"),
         (weak(), "superlu", {}, "none"),
-        (weak(0.05), "cudss", {}, "none"),
+        (weak(0.05), "cudss", {}, "auto"),
         (weak(), "cudss", {"matching": "none"}, "none"),
         (weak(), "cudss", {"matrix_type": "symmetric"}, "none"),
-        ((A.indptr, A.indices, jax.ShapeDtypeStruct((A.nnz,), "float64")), "cudss", {}, "none"),
+        ((A.indptr, A.indices, jax.ShapeDtypeStruct((A.nnz,), "float64")), "cudss", {}, "auto"),
+        (A, "cudss", {"reordering": "colamd"}, "none"),
+        (weak(), "cudss", {"reuse_pivots": True}, "product"),
     ],
     ids=[
         "strong",
@@ -91,12 +93,14 @@ def test_columns_are_the_transposes_rows():
         "asked-for-none",
         "symmetric",
         "abstract",
+        "colamd",
+        "kept-pivots",
     ],
 )
 def test_matching_where_the_diagonal_is_weak(a, engine, problem, matching):
     made = specified(a, engine, **problem)
     assert made.matching == matching
-    assert bool(made.reference) == (matching != "none")
+    assert bool(made.reference) == (matching == "product")
 
 
 def test_a_reference_is_the_problem():

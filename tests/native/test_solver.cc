@@ -66,8 +66,8 @@ void TheOldestGoesFirst() {
   slots.Hit(0);
   EXPECT(Factorized(slots, 0) == 1);
   EXPECT(Finds(slots, first, 0, 0) && slots.Find(second).empty());
-  slots.Drop(2);
-  EXPECT(Factorized(slots, 0) == 2);  // an empty one before any other
+  EXPECT(slots.Choose(0, NoMemory) == 2);  // and that factorization fails
+  EXPECT(Factorized(slots, 0) == 2);       // an empty one before any other
   Slots small(3, 1);
   EXPECT(Factorized(small, 0, NoMemory) == 0 && Factorized(small, 0, NoMemory) == 0);
   EXPECT(Factorized(small, 0) == 1);

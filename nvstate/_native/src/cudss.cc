@@ -145,6 +145,7 @@ Context::Context(int device)
       read_(Event()),
       written_(Event()),
       read_to_(Pinned(kFewBytes)),
+      read_ahead_to_(Pinned(kFewBytes)),
       written_from_(Pinned(kFewBytes)),
       memory_(device) {
   const abi::cudssStatus_t status = api_.cudssCreate(&handle_);
@@ -236,7 +237,8 @@ void Context::Write(void* to, const void* from, size_t bytes) {
 
 Context::Reading::Reading(Context& context, const void* from, size_t bytes, abi::CUstream stream)
     : context_(context) {
-  NVS_CHECK(context.driver_.cuMemcpyDtoHAsync_v2(*context.read_to_, Address(from), bytes, stream));
+  NVS_CHECK(
+      context.driver_.cuMemcpyDtoHAsync_v2(*context.read_ahead_to_, Address(from), bytes, stream));
   const abi::CUresult recorded = Opened<Driver>().cuEventRecord(*context.read_, stream);
   if (recorded == abi::CUDA_SUCCESS) return;
   Opened<Driver>().cuStreamSynchronize(stream);  // the destructor will not wait for the copy
@@ -247,7 +249,7 @@ Context::Reading::~Reading() { context_.driver_.cuEventSynchronize(*context_.rea
 
 const void* Context::Reading::Wait() {
   NVS_CHECK(context_.driver_.cuEventSynchronize(*context_.read_));
-  return *context_.read_to_;
+  return *context_.read_ahead_to_;
 }
 
 Buffer::Buffer(Context& context, size_t bytes) : context_(&context), bytes_(bytes) {

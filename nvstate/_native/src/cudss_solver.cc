@@ -56,11 +56,6 @@ struct Spec {
                         request.options.reordering + "`");
     }
     if (request.call.phase == Phase::kFused) RequireFused(request.options);
-    if (request.call.phase == Phase::kDiagonal && !IsColamd(request.options)) {
-      throw Failure(Code::kInvalidArgument,
-                    "cuDSS gives no diagonal of factors with these options; plan with "
-                    "`reordering=\"colamd\"`, with which it does");
-    }
   }
   solver::Request request;
 };
@@ -73,6 +68,8 @@ struct Row {  // of a batch: what is known of its values
   Print print;
   bool done = false;
   bool edited = false;  // the slot is there, of other values
+  // It is there, of a data object of all elements, where the library tells no element's diagonal.
+  bool uniform = false;
 };
 
 class Run {  // one execution
@@ -119,7 +116,7 @@ class Run {  // one execution
   }
 
   void Diagonal() {
-    Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {  // never of a uniform batch
+    Find([&](Ring& ring, int64_t slot, int64_t at, int64_t row) {
       const int64_t first = at == kAll ? 0 : at, last = at == kAll ? ring.shape().batch : at + 1;
       for (int64_t i = first; i < last; ++i) {
         ring.Diagonal(slot, i, buffers_.diagonal(at == kAll ? i : row));
@@ -238,15 +235,19 @@ class Run {  // one execution
     for (const std::shared_ptr<Ring>& ring : Rings()) {
       std::lock_guard lock(ring->mutex());
       for (const Row& row : rows) {
-        if (!row.done) ring->slots().Missed(row.ticket);
+        if (!row.done && !row.uniform) ring->slots().Missed(row.ticket);
       }
     }
     if (request_.call.on_stale == solver::OnStale::kRaise) {
-      const auto row = std::find_if(rows.begin(), rows.end(), [](const Row& r) { return !r.done; });
-      throw Failure(Code::kFailedPrecondition, solver::WhyStale(row->ticket, row->edited));
+      const auto row = std::find_if(rows.begin(), rows.end(),
+                                    [](const Row& r) { return !r.done && !r.uniform; });
+      if (row != rows.end()) {
+        throw Failure(Code::kFailedPrecondition, solver::WhyStale(row->ticket, row->edited));
+      }
     }
     const std::shared_ptr<Ring> ring = OwnRing();
     std::lock_guard lock(ring->mutex());
+    if (request_.call.phase == Phase::kDiagonal) ring->OnlySingles();
     Branch branch(ring->context(), stream_);
     // Not the slot that this run has filled last: that may be another factor of this program.
     const int64_t slot = ring->Factorize(0, buffers_.values(), prints_, nullptr);
@@ -259,7 +260,7 @@ class Run {  // one execution
       ring->slots().Alias(slot, at, rows[i].ticket);
       if (rows[i].done) continue;
       if (!none_done) use(*ring, slot, at, at);
-      ++solver::Counters::Global().factor_misses;
+      if (!rows[i].uniform) ++solver::Counters::Global().factor_misses;
     }
   }
 
@@ -275,10 +276,12 @@ class Run {  // one execution
       const auto same = std::find_if(named.begin(), named.end(), [&](const auto& one) {
         return ring.slots().SameFingerprint(one, print);
       });
-      if (same != named.end()) {
-        found[i] = *same;
-      } else {
+      if (same == named.end()) {
         rows[i].edited |= !named.empty();
+      } else if (request_.call.phase == Phase::kDiagonal && ring.IsUniform(same->slot)) {
+        rows[i].uniform = true;
+      } else {
+        found[i] = *same;
       }
       any |= found[i].slot >= 0;
     }

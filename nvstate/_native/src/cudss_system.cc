@@ -212,10 +212,14 @@ Order System::Replay() const {
   return {std::move(permutation), std::move(tree)};
 }
 
-void System::Diagonal(void* to) const {
+bool System::Diagonal(void* to) const {
   size_t written = 0;
-  NVS_CUDSS(context_, cudssDataGet, context_.handle(), data_, abi::CUDSS_DATA_DIAG, to,
-            static_cast<size_t>(shape_.vector_bytes()), &written);
+  const abi::cudssStatus_t status =
+      context_.api().cudssDataGet(context_.handle(), data_, abi::CUDSS_DATA_DIAG, to,
+                                  static_cast<size_t>(shape_.vector_bytes()), &written);
+  if (status == abi::CUDSS_STATUS_NOT_SUPPORTED) return false;
+  CheckCall(context_, status, "cudssDataGet(DIAG)");
+  return true;
 }
 
 }  // namespace nvstate::cudss

@@ -137,7 +137,7 @@ double Scale(Element element, const void* values, int64_t count) {
   });
   if (largest == 0) return 1;
   const int most = IsSingle(element) ? 120 : 1000;
-  return std::ldexp(1.0, -2 * (std::clamp(std::ilogb(largest), -most, most) / 2));
+  return std::ldexp(1.0, -std::clamp(std::ilogb(largest), -most, most));
 }
 
 void Multiply(Element element, void* values, int64_t count, double scale) {

@@ -411,8 +411,7 @@ void Ring::Diagonal(const solver::Slots::Found& found, void* out) {
   handle.Run(22, 1, at.values, iparm);
   Buffer of_factor(bytes), of_matrix(bytes);
   handle.Diagonal(1, of_factor.data(), of_matrix.data());
-  const double scale = problem_.options.is_definite() ? std::sqrt(at.scale) : at.scale;
-  Multiply(problem_.element, of_factor.data(), problem_.n, 1 / scale);
+  Multiply(problem_.element, of_factor.data(), problem_.n, 1 / at.scale);
   std::memcpy(out, of_factor.data(), static_cast<size_t>(bytes));
 }
 

@@ -147,8 +147,8 @@ class Context {
   const StreamDriver& driver_ = Opened<StreamDriver>();
   const Owned<abi::CUstream> stream_;
   const Owned<abi::CUevent> before_, after_, read_, written_;
-  const Owned<void*> read_to_, written_from_;  // kFewBytes each, pinned
-  size_t written_bytes_ = 0;                   // of that, by copies that may not be done
+  const Owned<void*> read_to_, read_ahead_to_, written_from_;  // kFewBytes each, pinned
+  size_t written_bytes_ = 0;  // of that, by copies that may not be done
   struct Block {
     Block();
     const Owned<void*> memory;

@@ -67,6 +67,7 @@ class Ring : public NativePlan {
   // The same of all elements, [batch, k, n].
   void SolveAll(int64_t slot, bool transposed, const void* b, void* x, int64_t k);
   void Diagonal(int64_t slot, int64_t element, void* to);
+  void OnlySingles() { uniform_ = false; }  // from the next factorization on
   bool IsUniform(int64_t slot) const { return held_[static_cast<size_t>(slot)].all != nullptr; }
 
   const solver::Facts& facts() const { return facts_; }

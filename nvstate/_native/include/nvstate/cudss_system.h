@@ -89,7 +89,7 @@ class System {  // the device is current, and the context's lock is held, in all
   std::vector<char> Array(abi::cudssDataParam_t parameter, size_t bytes) const;
   std::vector<char> Tree() const;
   Order Replay() const;
-  void Diagonal(void* to) const;  // with COLAMD's reorderings; else the library has none
+  bool Diagonal(void* to) const;  // false: the library has none for these options
   Config& config() const { return config_; }
 
   bool referenced = false;  // its pivots are those of the reference values

@@ -98,7 +98,7 @@ class Matrix {
 
 // PARDISO replaces pivots below a number, whatever the matrix's entries are: of a matrix in small
 // units all, of one in large units none (measured). So what it gets is multiplied with this power
-// of four, which is exact, and the largest entry is from 1 to 8.
+// of two, which is exact, and the largest entry is from 1 to 2.
 double Scale(Element element, const void* values, int64_t count);
 void Multiply(Element element, void* values, int64_t count, double scale);
 
