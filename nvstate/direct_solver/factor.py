@@ -23,8 +23,8 @@ class Numerics(NamedTuple):
     Attributes:
         status: int32 [], 0 ok; 1 perturbed: some pivots were replaced, and solutions are refined;
             2 breakdown: singular, or pivoting failed, where `matching="product"` may help; 3 not
-            definite; 4 not finite. From 2 on x is NaN. Below, x is as good as the condition of the
-            matrix lets it be, which the status does not tell: see `backward_error`.
+            definite; 4 not finite. From 2 on x is NaN; with 1 that x is too which refinement does
+            not bring to half of the digits. How good another is, tells `backward_error`.
         perturbed_pivots: int32 [].
         inertia: int32 [2], positive and negative eigenvalues; -1 where the engine has none.
         failing_pivot: int32 [], of a matrix that is not definite; -1 for none.

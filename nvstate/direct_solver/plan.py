@@ -224,6 +224,10 @@ class SolverPlan(Plan):
         operands.require_b(self.spec.n, self.spec.dtype, values[1])
         super().check(values, new)
 
+    def _passed(self, values: tuple[Any, ...]) -> bool:
+        self.require_leaves()
+        return super()._passed(values)
+
     def require_leaves(self) -> None:
         """Raise `OperandError` unless the leaves have the shapes and types of a plan's."""
         if "host" in self.__dict__:  # they are its own

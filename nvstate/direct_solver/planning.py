@@ -75,13 +75,14 @@ def plan(
             "btf_colamd", "none"; or a permutation, integers [n].
         matching: how large entries are brought to the diagonal: "none", "count", "min", "min_alt",
             "sum", "product"; "auto" is "product" where A is general and a diagonal entry of these
-            values is below 0.01 of its row's largest, or rows' largest are more than 1e8 apart;
-            else "none", also where A has no values but a type. Then a matrix that needs it gives
-            status 2 and NaN.
+            values is below 0.01 of its row's largest, or rows' largest are more than 1e8 apart.
+            Else, and where A's values are tracers or a type, a factorization is made without; where
+            static pivots fail, which costs an analysis, once more with "product" of its own values.
         pivoting: "auto", "none", "diagonal", "local", "bunch_kaufman", "global_row",
             "global_column".
         pivot_threshold: from 0 to 1; None for the engine's own.
-        pivot_epsilon: what replaces smaller pivots; None for the engine's own.
+        pivot_epsilon: what replaces smaller pivots, on PARDISO as a part of the largest entry; None
+            for the engine's own.
         refinement_steps: of iterative refinement; "auto": up to 4 where pivots were
             perturbed or a probe came back with few digits, else 0.
         reuse_pivots: keep the pivots that these values of A give.

@@ -176,8 +176,8 @@ def specified(
     else:
         arguments.choice("reordering", reordering, Reordering)
     if matching == "auto":
-        may = known is not None and matrix_type == "general" and engine != "superlu"
-        if may and not settled and checks.weak_diagonal(pattern, known):
+        may = matrix_type == "general" and engine != "superlu" and not settled
+        if may and known is not None and checks.weak_diagonal(pattern, known):
             matching = "product"
         elif not support.may_rematch(
             engine, matrix_type, pattern.nnz, reordering, pivoting, reuse_pivots=reuse_pivots

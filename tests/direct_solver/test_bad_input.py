@@ -526,7 +526,7 @@ REFUSED = {
         "UnsupportedError",
         """
         SuperLU has no matching "product"
-          expected: "none"
+          expected: one of "auto", "none"
           got:      `matching="product"`
         Pass one of them.
         """,

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import gc
 import pickle
+import weakref
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +236,9 @@ def test_batched_factors_outside_of_vmap(engine):
         factors.plan(values[0], b)
     with pytest.raises(nvs.errors.OperandError, match=r"batch \[2\]"):
         factors.plan.values_of(a)
+    plan(values[0], b)  # compiled, so that the next one would not look at anything
+    with pytest.raises(nvs.errors.OperandError, match=r"batch \[2\]"):
+        factors.plan(values[0], b)
     second = jax.tree.map(lambda x: x[1], factors)
     assert second.plan is plan
     oracle.require_solution(3 * a, solver.solve(second, b), np.asarray(b))
@@ -254,3 +259,89 @@ def test_a_user_permutation_is_of_rows_and_columns(engine):
             oracle.require_solution(
                 a, solver.solve(factor, engine.put(b), transpose=transpose), b, transpose
             )
+
+
+HARD = np.array(  # of condition 5, its diagonal zero: static pivots do not do
+    [
+        [0, 3, 0, 0, 0, 0],
+        [0, 0, 3, 0, 0, -1],
+        [0, 0, 0, 0, -2, 2],
+        [0, 0, 0, 0, 2, 0],
+        [3, -2, 0, 0, 0, -2],
+        [0, 0, 0, 3, 0, -2.0],
+    ]
+)
+
+
+def test_values_that_are_not_known_when_planned(engine):
+    """PARDISO refined to garbage, status 1: the known vector came back, others did not."""
+    a = sp.csr_array(HARD)
+    b = np.array([0.56, -0.51, -0.024, -0.25, 0.1, 1.5e-4])
+    x = np.linalg.solve(HARD, b)
+    indices = (a.indptr, a.indices)
+    values, rhs = engine.put(a.data), engine.put(b)
+
+    def solved(v, b):
+        return solver.spsolve((*indices, v), b, **engine.options)
+
+    np.testing.assert_allclose(jax.jit(solved)(values, rhs), x, rtol=1e-12)
+    value, slope = jax.value_and_grad(lambda v: solved(v, rhs).sum())(values)
+    np.testing.assert_allclose(value, x.sum(), rtol=1e-12)
+    turned = np.linalg.solve(HARD.T, np.ones(6))
+    rows = np.repeat(np.arange(6), np.diff(a.indptr))
+    np.testing.assert_allclose(slope, -turned[rows] * x[a.indices], rtol=1e-12, atol=1e-13)
+    if engine.name == "superlu":
+        return
+    plain = engine.factored(a, matching="none")
+    found = np.asarray(solver.solve(plain, rhs))
+    assert np.isnan(found).all() or np.allclose(found, x, rtol=1e-7)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-9, 1.0, 1e12])
+@pytest.mark.parametrize("matrix_type", ["general", "symmetric", "spd"])
+def test_units_of_a_matrix(engine, matrix_type, scale):
+    """PARDISO replaces pivots below a number, whatever the entries are: here it replaced all."""
+    a = matrices.of_type(matrix_type, "float64")
+    a = sp.csr_array((a.data * scale, a.indices, a.indptr), a.shape)
+    b = oracle.random(np.random.default_rng(0), a.shape[0], "float64")
+    factor = engine.factored(a, matrix_type=matrix_type)
+    assert engines.status(factor) <= 1
+    oracle.require_solution(a, solver.solve(factor, engine.put(b)), b)
+
+
+def test_one_triangle_is_read(engine):
+    """Of a full view the upper one, by every engine."""
+    a = matrices.of_type("symmetric", "float64").toarray()
+    bent = np.triu(a) + 0.5 * np.tril(a, -1)
+    pattern, entries = sp.csr_array(a), sp.csr_array(bent)
+    plan = engine.plan(pattern, matrix_type="symmetric")
+    b = oracle.random(np.random.default_rng(0), a.shape[0], "float64")
+    x = solver.solve(solver.factorize(plan, engine.put(entries.data)), engine.put(b))
+    oracle.require_solution(pattern, x, b)
+
+
+def test_plans_are_not_kept_by_what_ran(engine):
+    """A jitted function of a module keeps every plan that it was ever called with."""
+    kept = []
+    for shift in range(3):
+        a = two_patterns(31 + shift)[0]
+        factor = engine.factored(a)
+        x = solver.solve(factor, engine.put(np.ones(31 + shift)))
+        solver.backward_error(factor.plan, factor.values, x, engine.put(np.ones(31 + shift)))
+        kept.append(weakref.ref(factor.plan.static[1]))
+    del factor, x
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
+
+
+def test_a_miss_is_logged_once_for_each_plan(engine, caplog):
+    a = two_patterns(37)[1]
+    plan = engine.plan(a, factor_slots=1)
+    b = engine.put(np.ones(37))
+    for _ in range(3):
+        one, two = (solver.factorize(plan, engine.put(s * a.data)) for s in (1.0, 2.0))
+        solver.solve(one, b)
+        solver.solve(two, b)
+    jax.effects_barrier()
+    said = [r for r in caplog.records if "factor_slots" in r.getMessage()]
+    assert len(said) == 1
