@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
-
-import jax
 
 from nvstate._core import aval, dtypes, host, operands as core_operands, placement, scopes
 from nvstate._core.aval import OperandType
 from nvstate.direct_solver import edge, misses, operands, primitive, support
 from nvstate.direct_solver.arguments import Transpose, choice, operand_error
 from nvstate.direct_solver.factor import Factor
-from nvstate.direct_solver.plan import PHASES, SolverPlan
+from nvstate.direct_solver.phases import jitted
+from nvstate.direct_solver.plan import SolverPlan
 from nvstate.direct_solver.spec import Leaves, SolverSpec
 from nvstate.direct_solver.way import WORDS
 
@@ -152,19 +150,6 @@ def diagonal(factor: Factor) -> Any:
 
 
 # What runs, of a plan's spec, choices and leaves
-
-
-def jitted(plan: SolverPlan, function: Any, **static: Any) -> Any:
-    """A function of the spec, the choices, the leaves and arrays, compiled for this plan's.
-
-    It is kept with the plan, and goes with it: that of a module would keep every plan for ever.
-    """
-    kept = plan.memory.setdefault(PHASES, {})
-    name = (function.__name__, *static.values())
-    if name not in kept:
-        given = functools.partial(function, plan.spec, plan.choices, **static)
-        kept[name] = jax.jit(functools.update_wrapper(given, function))
-    return functools.partial(kept[name], plan.leaves)
 
 
 def _factorized(spec: SolverSpec, choices: Any, leaves: Leaves, values: Any) -> Any:

@@ -27,6 +27,7 @@ from nvstate.direct_solver import (
     engine as engines,
     operands,
     pattern as patterns,
+    phases,
     primitive,
     report,
     support,
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from nvstate.direct_solver.analysis import Analysis
 
 _interning = threading.Lock()
-PHASES = "_phases"  # where the functions of `jitted` are kept
 
 
 def solved(spec: SolverSpec, *given: Any, choices: Any = None) -> Any:
@@ -328,8 +328,7 @@ class SolverPlan(Plan):
     def drop(self) -> None:
         """Drop what was compiled for eager calls and phases, and what is known of the analysis."""
         self.memory.pop(analysis.FACTS, None)
-        for function in self.memory.pop(PHASES, {}).values():
-            function.clear_cache()
+        phases.drop(self)
         super().drop()
 
     def storable(self) -> Self:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from nvstate._core import aval
 from nvstate.direct_solver import edge, lowering
 from nvstate.direct_solver.arguments import Transpose, choice, operand_error
-from nvstate.direct_solver.functions import jitted, require, returned
+from nvstate.direct_solver.functions import require, returned
+from nvstate.direct_solver.phases import jitted
 from nvstate.direct_solver.plan import SolverPlan
 from nvstate.direct_solver.spec import Leaves, SolverSpec
 from nvstate.direct_solver.way import Way
