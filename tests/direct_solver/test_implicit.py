@@ -97,8 +97,8 @@ def test_the_start_has_no_derivative(problem):
     "transform",
     [
         lambda f: jax.jacfwd(jax.jacrev(f)),
-        lambda f: jax.jacrev(jax.jacrev(f)),
-        lambda f: jax.jacfwd(jax.jacfwd(f)),
+        pytest.param(lambda f: jax.jacrev(jax.jacrev(f)), marks=pytest.mark.slow),
+        pytest.param(lambda f: jax.jacfwd(jax.jacfwd(f)), marks=pytest.mark.slow),
     ],
     ids=["forward-reverse", "reverse-reverse", "forward-forward"],
 )
@@ -113,6 +113,7 @@ def test_second_derivatives(problem, transform):
     np.testing.assert_allclose(got, want, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_third_derivatives(problem):
     f, s = problem.theta()
 
