@@ -3,11 +3,13 @@
 // tested without a GPU. It has cuDSS's manners: the error indicator stays until it is reset, and a
 // uniform batch tells one sum. Any one call may be told to fail.
 
+#include <atomic>
 #include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <vector>
 
 #include "nvstate/abi/cuda_driver.h"
@@ -33,6 +35,7 @@ struct cudssData {
   int32_t inertia[2] = {0, 0};
   void* memory = nullptr;  // as a factor's: from the handler
   bool analysed = false;
+  bool broken = false;  // once a phase has failed nothing that it says can be believed
 };
 
 }  // namespace nvstate::abi
@@ -40,11 +43,13 @@ struct cudssData {
 namespace fake {
 using namespace nvstate::abi;  // NOLINT(build/namespaces): all of it is defined here
 
+std::mutex mutex;       // of the next three
 int64_t allocated = 0;  // bytes of pools
 int64_t limit = INT64_MAX;
 std::map<CUdeviceptr, size_t> sizes;
+std::atomic<int64_t> alive{0};  // streams, events, pinned areas and cuDSS's objects
 
-int64_t calls_left = 0;  // until one fails; 0: none will
+std::atomic<int64_t> calls_left{0};  // until one fails; 0: none will
 const char* failed = nullptr;
 
 bool Fails(const char* name) {
@@ -107,7 +112,11 @@ extern "C" {
 #define RESULT EXPORT CUresult
 #define STATUS EXPORT cudssStatus_t
 
-EXPORT int64_t fake_allocated() { return allocated; }
+EXPORT int64_t fake_allocated() {
+  std::lock_guard lock(mutex);
+  return allocated;
+}
+EXPORT int64_t fake_alive() { return alive; }
 EXPORT void fake_limit(int64_t bytes) { limit = bytes; }
 // The call of this number fails, counted from now on, from 1; 0: none. Returns the name of the one
 // that has failed since the last time, or null.
@@ -143,6 +152,7 @@ RESULT cuCtxPopCurrent_v2(CUcontext* context) {
 }
 RESULT cuMemGetInfo_v2(size_t* free, size_t* total) {
   if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
+  std::lock_guard lock(mutex);
   *total = size_t{1} << 30;
   *free = static_cast<size_t>(limit - allocated < (1 << 29) ? limit - allocated : 1 << 29);
   return CUDA_SUCCESS;
@@ -150,6 +160,21 @@ RESULT cuMemGetInfo_v2(size_t* free, size_t* total) {
 RESULT cuStreamCreate(CUstream* stream, unsigned int) {
   if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   *stream = reinterpret_cast<CUstream>(8);
+  ++alive;
+  return CUDA_SUCCESS;
+}
+RESULT cuStreamDestroy_v2(CUstream) {
+  --alive;
+  return CUDA_SUCCESS;
+}
+RESULT cuEventCreate(CUevent* event, unsigned int) {
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
+  *event = reinterpret_cast<CUevent>(8);
+  ++alive;
+  return CUDA_SUCCESS;
+}
+RESULT cuEventDestroy_v2(CUevent) {
+  --alive;
   return CUDA_SUCCESS;
 }
 RESULT cuMemcpyDtoDAsync_v2(CUdeviceptr to, CUdeviceptr from, size_t bytes, CUstream) {
@@ -162,22 +187,46 @@ RESULT cuMemcpyHtoDAsync_v2(CUdeviceptr to, const void* from, size_t bytes, CUst
   std::memcpy(reinterpret_cast<void*>(to), from, bytes);
   return CUDA_SUCCESS;
 }
+// What is copied to the host is there once it has been waited for, and not if that fails.
+struct Copy {
+  void* to;
+  std::vector<char> bytes;
+};
+thread_local std::vector<Copy> copies;
 RESULT cuMemcpyDtoHAsync_v2(void* to, CUdeviceptr from, size_t bytes, CUstream) {
   if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
-  std::memcpy(to, reinterpret_cast<void*>(from), bytes);
+  const auto* const begin = reinterpret_cast<const char*>(from);
+  copies.push_back({to, {begin, begin + bytes}});
   return CUDA_SUCCESS;
 }
+CUresult Waited(const char* name) {
+  const bool fails = Fails(name);
+  for (const Copy& copy : copies) {
+    if (!fails) std::memcpy(copy.to, copy.bytes.data(), copy.bytes.size());
+  }
+  copies.clear();
+  return fails ? CUDA_ERROR_LAUNCH_FAILED : CUDA_SUCCESS;
+}
+RESULT cuStreamSynchronize(CUstream) { return Waited(__func__); }
+RESULT cuEventSynchronize(CUevent) { return Waited(__func__); }
 RESULT cuMemsetD8Async(CUdeviceptr to, unsigned char value, size_t bytes, CUstream) {
   if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
   std::memset(reinterpret_cast<void*>(to), value, bytes);
   return CUDA_SUCCESS;
 }
+RESULT cuMemsetD32Async(CUdeviceptr to, unsigned int value, size_t count, CUstream) {
+  if (Fails(__func__)) return CUDA_ERROR_LAUNCH_FAILED;
+  for (size_t i = 0; i < count; ++i) reinterpret_cast<unsigned int*>(to)[i] = value;
+  return CUDA_SUCCESS;
+}
 RESULT cuMemAllocHost_v2(void** pointer, size_t bytes) {
   if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  ++alive;
   *pointer = std::malloc(bytes);
   return CUDA_SUCCESS;
 }
 RESULT cuMemFreeHost(void* pointer) {
+  --alive;
   std::free(pointer);
   return CUDA_SUCCESS;
 }
@@ -187,6 +236,7 @@ RESULT cuMemPoolCreate(CUmemoryPool* pool, const CUmemPoolProps*) {
 }
 RESULT cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, CUmemoryPool, CUstream) {
   if (Fails(__func__)) return CUDA_ERROR_OUT_OF_MEMORY;
+  std::lock_guard lock(mutex);
   if (allocated + static_cast<int64_t>(bytes) > limit) return CUDA_ERROR_OUT_OF_MEMORY;
   allocated += static_cast<int64_t>(bytes);
   *pointer = reinterpret_cast<CUdeviceptr>(std::malloc(bytes));
@@ -194,6 +244,7 @@ RESULT cuMemAllocFromPoolAsync(CUdeviceptr* pointer, size_t bytes, CUmemoryPool,
   return CUDA_SUCCESS;
 }
 RESULT cuMemFreeAsync(CUdeviceptr pointer, CUstream) {
+  std::lock_guard lock(mutex);
   const auto found = sizes.find(pointer);
   if (found == sizes.end()) std::abort();
   allocated -= static_cast<int64_t>(found->second);
@@ -211,14 +262,8 @@ NOTHING(cuDeviceGetAttribute, int*, CUdevice_attribute, CUdevice)
 NOTHING(cuMemAlloc_v2, CUdeviceptr*, size_t)
 NOTHING(cuMemFree_v2, CUdeviceptr)
 NOTHING(cuMemsetD2D8Async, CUdeviceptr, size_t, unsigned char, size_t, size_t, CUstream)
-NOTHING(cuMemsetD32Async, CUdeviceptr, unsigned int, size_t, CUstream)
-NOTHING(cuEventCreate, CUevent*, unsigned int)
-RESULT cuEventDestroy_v2(CUevent) { return CUDA_SUCCESS; }
-RESULT cuStreamDestroy_v2(CUstream) { return CUDA_SUCCESS; }
 NOTHING(cuEventRecord, CUevent, CUstream)
 NOTHING(cuEventElapsedTime, float*, CUevent, CUevent)
-NOTHING(cuStreamSynchronize, CUstream)
-NOTHING(cuEventSynchronize, CUevent)
 NOTHING(cuStreamWaitEvent, CUstream, CUevent, unsigned int)
 NOTHING(cuStreamBeginCapture_v2, CUstream, CUstreamCaptureMode)
 NOTHING(cuStreamEndCapture, CUstream, CUgraph*)
@@ -232,9 +277,11 @@ STATUS cudssGetProperty(libraryPropertyType property, int* value) {
 STATUS cudssCreate(cudssHandle_t* handle) {
   if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *handle = new cudssContext{};
+  ++alive;
   return current == nullptr ? CUDSS_STATUS_NOT_INITIALIZED : CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssDestroy(cudssHandle_t handle) {
+  --alive;
   delete handle;
   return CUDSS_STATUS_SUCCESS;
 }
@@ -246,9 +293,11 @@ STATUS cudssSetDeviceMemHandler(cudssHandle_t handle, const cudssDeviceMemHandle
 STATUS cudssConfigCreate(cudssConfig_t* config) {
   if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *config = new cudssConfig{};
+  ++alive;
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssConfigDestroy(cudssConfig_t config) {
+  --alive;
   delete config;
   return CUDSS_STATUS_SUCCESS;
 }
@@ -263,12 +312,14 @@ STATUS cudssConfigSet(cudssConfig_t config, cudssConfigParam_t parameter, const 
 STATUS cudssDataCreate(const cudssHandle_t, cudssData_t* data) {
   if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
   *data = new cudssData{};
+  ++alive;
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssDataDestroy(cudssHandle_t handle, cudssData_t data) {
   if (data->memory != nullptr) {
     handle->memory.device_free(handle->memory.ctx, data->memory, 4096, nullptr);
   }
+  --alive;
   delete data;
   return CUDSS_STATUS_SUCCESS;
 }
@@ -281,6 +332,13 @@ STATUS cudssDataSet(const cudssHandle_t, cudssData_t data, cudssDataParam_t para
 STATUS cudssDataGet(const cudssHandle_t, const cudssData_t data, cudssDataParam_t parameter,
                     void* value, size_t bytes, size_t* written) {
   if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
+  if (parameter == CUDSS_DATA_DIAG && data->factors.size() == 1) {
+    const std::vector<double>& factors = data->factors.front();
+    const auto n = static_cast<size_t>(std::lround(std::sqrt(factors.size())));
+    for (size_t i = 0; i < n; ++i) static_cast<double*>(value)[i] = factors[i * n + i];
+    *written = n * sizeof(double);
+    return *written == bytes ? CUDSS_STATUS_SUCCESS : CUDSS_STATUS_INVALID_VALUE;
+  }
   const int32_t* const from = parameter == CUDSS_DATA_INFO      ? &data->info
                               : parameter == CUDSS_DATA_NPIVOTS ? &data->pivots
                               : parameter == CUDSS_DATA_INERTIA ? data->inertia
@@ -294,6 +352,7 @@ STATUS cudssDataGet(const cudssHandle_t, const cudssData_t data, cudssDataParam_
 STATUS cudssMatrixCreateDn(cudssMatrix_t* matrix, int64_t rows, int64_t columns, int64_t,
                            const void* values, cudaDataType, cudssLayout_t) {
   if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
+  ++alive;
   *matrix = new cudssMatrix{rows, columns, 0, nullptr, nullptr, values, CUDSS_MTYPE_GENERAL};
   return CUDSS_STATUS_SUCCESS;
 }
@@ -302,10 +361,12 @@ STATUS cudssMatrixCreateCsr(cudssMatrix_t* matrix, int64_t rows, int64_t columns
                             cudaDataType, cudaDataType, cudaDataType, cudssMatrixType_t type,
                             cudssMatrixViewType_t, cudssIndexBase_t) {
   if (Fails(__func__)) return CUDSS_STATUS_INTERNAL_ERROR;
+  ++alive;
   *matrix = new cudssMatrix{rows, columns, nnz, start, indices, values, type};
   return CUDSS_STATUS_SUCCESS;
 }
 STATUS cudssMatrixDestroy(cudssMatrix_t matrix) {
+  --alive;
   delete matrix;
   return CUDSS_STATUS_SUCCESS;
 }
@@ -316,7 +377,10 @@ STATUS cudssMatrixSetValues(cudssMatrix_t matrix, const void* values) {
 }
 STATUS cudssExecute(cudssHandle_t handle, int phase, const cudssConfig_t config, cudssData_t data,
                     const cudssMatrix_t m, cudssMatrix_t x, const cudssMatrix_t b) {
-  if (Fails(__func__)) return CUDSS_STATUS_ALLOC_FAILED;
+  if (Fails(__func__)) {
+    data->broken = true;
+    return CUDSS_STATUS_ALLOC_FAILED;
+  }
   const auto number = [&](cudssConfigParam_t parameter, int64_t other) {
     const auto found = config->numbers.find(parameter);
     return found == config->numbers.end() ? other : found->second;
@@ -345,7 +409,7 @@ STATUS cudssExecute(cudssHandle_t handle, int phase, const cudssConfig_t config,
   for (int64_t i = first; i < last; ++i) {
     for (int64_t c = 0; c < b->columns; ++c, from += m->rows, to += m->rows) {
       Solve(data->factors[static_cast<size_t>(i)], m->rows, transposed, from, to);
-      if (data->info != 0) *to = 1e300;
+      if (data->info != 0 || data->broken) *to = 1e300;
     }
   }
   return CUDSS_STATUS_SUCCESS;

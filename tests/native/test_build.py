@@ -17,15 +17,17 @@ from nvstate._native import library
 HERE = pathlib.Path(__file__).parent
 NATIVE = HERE.parents[1] / "nvstate" / "_native"
 WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+CUDSS = [
+    *("attributes", "cache", "cudss", "cudss_config", "cudss_ring", "cudss_ring_solve"),
+    *("cudss_system", "device", "error", "library", "solver", "solver_slots"),
+]
 # By program, the sources it runs under the thread sanitizer, which compiles them with WARNINGS.
 SANITIZED = {
     "cache": ["cache"],
     "site": ["attributes", "cache", "dtypes", "error", "ffi"],
     "solver": ["attributes", "cache", "error", "solver", "solver_slots"],
-    "cudss": [
-        *("attributes", "cache", "cudss", "cudss_config", "cudss_ring", "cudss_ring_solve"),
-        *("cudss_system", "device", "error", "library", "solver", "solver_slots"),
-    ],
+    "cudss": CUDSS,
+    "cudss_solver": [*CUDSS, "cudss_call", "cudss_solver", "dtypes", "ffi"],
     "matmul": [
         *("attributes", "cache", "cublaslt_operation", "cublaslt_plan", "cublaslt_query", "device"),
         *("dtypes", "error", "library", "matmul", "matmul_layout", "matmul_problem"),
@@ -147,9 +149,10 @@ def test_threads_that_multiply(tmp_path, compiled):
     assert sanitized(tmp_path, compiled, "matmul", build_fake(tmp_path)) == "ok\n"
 
 
-def test_rings_of_cudss(tmp_path, compiled):
+@pytest.mark.parametrize("program", ["cudss", "cudss_solver"])
+def test_rings_of_cudss(tmp_path, compiled, program):
     """With a driver whose memory is the host's, and a cuDSS that factorizes densely."""
-    assert sanitized(tmp_path, compiled, "cudss", build_fake(tmp_path, "fake_cudss")) == "ok\n"
+    assert sanitized(tmp_path, compiled, program, build_fake(tmp_path, "fake_cudss")) == "ok\n"
 
 
 def sanitized(folder, compiled, program, *args):

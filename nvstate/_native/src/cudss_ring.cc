@@ -197,19 +197,24 @@ void Ring::Settle() noexcept {
   }
 }
 
+void Ring::OrEmptied(int64_t slot, const std::function<void()>& body) {
+  try {
+    body();
+  } catch (...) {
+    // What the library leaves behind is not known, and its memory may be what is missing.
+    Settle();
+    if (static_cast<size_t>(slot) < held_.size()) held_[static_cast<size_t>(slot)] = Held{};
+    slots_.Empty(slot);
+    throw;
+  }
+}
+
 int64_t Ring::Factorize(int64_t run, const void* values, const std::vector<Print>& prints,
                         const void* probe) {
   int64_t at = slots_.Choose(run, [this] { return CanGrow(); });
   std::vector<Numerics> numerics;
   const auto attempt = [&] {
-    try {
-      numerics = Attempt(at, values, prints, probe);
-    } catch (...) {
-      // What the library leaves behind is not known, and its memory may be what is missing.
-      Settle();
-      if (static_cast<size_t>(at) < held_.size()) held_[static_cast<size_t>(at)] = Held{};
-      throw;
-    }
+    OrEmptied(at, [&] { numerics = Attempt(at, values, prints, probe); });
   };
   try {
     attempt();

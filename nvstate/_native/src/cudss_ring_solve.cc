@@ -45,12 +45,14 @@ void Ring::Solve(int64_t slot, int64_t element, bool transposed, const void* b, 
     FillNan(x, static_cast<size_t>(k * shape_.vector_bytes()), context_.stream());
     return;
   }
-  Held& held = held_[static_cast<size_t>(slot)];
-  if (held.all != nullptr) batched_->SetElement(element);
-  SolveWith(SystemOf(held, element), transposed, StepsOf(numerics), b, x, k);
-  if (numerics.perturbed_pivots > 0 && StepsOf(numerics) > 0) {
-    Refuse(At(held.values.data(), element), transposed, b, x, k);
-  }
+  OrEmptied(slot, [&] {
+    Held& held = held_[static_cast<size_t>(slot)];
+    if (held.all != nullptr) batched_->SetElement(element);
+    SolveWith(SystemOf(held, element), transposed, StepsOf(numerics), b, x, k);
+    if (numerics.perturbed_pivots > 0 && StepsOf(numerics) > 0) {
+      Refuse(At(held.values.data(), element), transposed, b, x, k);
+    }
+  });
 }
 
 void Ring::Refuse(const void* values, bool transposed, const void* b, void* x, int64_t k) {
@@ -82,10 +84,12 @@ void Ring::SolveAll(int64_t slot, bool transposed, const void* b, void* x, int64
   const auto failed = [](const Numerics& one) { return one.failed(); };
   const bool whole = held.all != nullptr && std::none_of(numerics.begin(), numerics.end(), failed);
   if (whole) {
-    batched_->SetElement(-1);
     int64_t steps = 0;
     for (const Numerics& one : numerics) steps = std::max(steps, StepsOf(one));
-    SolveWith(*held.all, transposed, steps, b, x, k);
+    OrEmptied(slot, [&] {
+      batched_->SetElement(-1);
+      SolveWith(*held.all, transposed, steps, b, x, k);
+    });
     return;
   }
   for (int64_t i = 0; i < shape_.batch; ++i) {

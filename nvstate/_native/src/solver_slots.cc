@@ -58,6 +58,8 @@ bool Slots::Withdraw(int64_t slot) {
   return true;
 }
 
+void Slots::Empty(int64_t slot) { At(slot) = Slot{}; }
+
 void Slots::Clear() { slots_.clear(); }
 
 Ticket Slots::TicketOf(int64_t slot, int64_t element) const {

@@ -109,6 +109,8 @@ class Ring : public NativePlan {
                  int64_t columns);
   System& Any();           // one that is analysed
   void Settle() noexcept;  // waits for what a failure has left under way
+  // Calls `body`; a failure there leaves the slot empty.
+  void OrEmptied(int64_t slot, const std::function<void()>& body);
   solver::Facts FactsOf(const System& system, double seconds) const;
   const char* At(const void* values, int64_t element) const;
 

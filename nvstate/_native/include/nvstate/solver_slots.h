@@ -45,6 +45,7 @@ class Slots {
   // The last slot could not be made: there is one less from here on, but for the first. False: it
   // was not the last, or the only one.
   bool Withdraw(int64_t slot);
+  void Empty(int64_t slot);  // it holds nothing, and no ticket names it
   void Clear();
 
   Ticket TicketOf(int64_t slot, int64_t element) const;
