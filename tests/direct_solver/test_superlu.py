@@ -308,19 +308,81 @@ def test_a_block_of_resources_drops_its_rings():
     assert not any(ring.owner == plan.spec.family for ring in superlu._rings.values())
 
 
-def test_what_scipy_raises_is_told(monkeypatch):
-    """All but that a matrix is singular; and the ring stays usable."""
-    plan = SUPERLU.plan(matrices.poisson(5, 5))
-    v, b = jnp.asarray(matrices.poisson(5, 5).data), jnp.ones(25)
+class Failing:
+    """SciPy's `splu`, of whose calls, and solves, the one of this number finds no memory."""
 
-    def broken(*args, **keywords):
-        raise MemoryError("no memory for factors")
+    def __init__(self, call):
+        self.left, self.splu = call, scipy.sparse.linalg.splu
 
-    with monkeypatch.context() as patch:
-        patch.setattr(scipy.sparse.linalg, "splu", broken)
-        with pytest.raises(engines.FAILURES, match="no memory for factors"):
-            jax.block_until_ready(plan(v, b))
-    oracle.require_solution(matrices.poisson(5, 5), plan(v, b), np.ones(25))
+    def count(self):
+        self.left -= 1
+        if self.left == 0:
+            raise MemoryError("no memory is left")
+
+    def __call__(self, *args, **keywords):
+        self.count()
+        return Watched(self, self.splu(*args, **keywords))
+
+
+class Watched:
+    """Factors."""
+
+    def __init__(self, failing, factors):
+        self.failing, self.factors = failing, factors
+
+    def solve(self, *args, **keywords):
+        self.failing.count()
+        return self.factors.solve(*args, **keywords)
+
+    def __getattr__(self, name):
+        return getattr(self.factors, name)
+
+
+def test_each_call_of_scipy_may_fail(monkeypatch):
+    """It is told, and the factors that were there stay right."""
+    plan = SUPERLU.plan(A, factor_slots=2)
+    v, b = jnp.asarray(A.data), jnp.asarray(B[0])
+    both = jnp.stack([v, 5 * v])
+
+    def scenario():
+        """How many calls failed; what the others gave is right."""
+        failed = 0
+
+        def tried(function, *args):
+            nonlocal failed
+            try:
+                return jax.block_until_ready(function(*args))
+            except engines.FAILURES as error:
+                assert "no memory is left" in str(error)
+                failed += 1
+                return None
+
+        one = tried(solver.factorize, plan, v)
+        two = tried(solver.factorize, plan, 2 * v)
+        for factor, scale in ((one, 1), (two, 2), (one, 1)):
+            x = None if factor is None else tried(solver.solve, factor, b)
+            if x is not None:
+                oracle.require_solution(scale * A, x, B[0])
+        x = tried(plan, 3 * v, b)
+        if x is not None:
+            oracle.require_solution(3 * A, x, B[0])
+        x = tried(jax.vmap(plan, in_axes=(0, None)), both, b)
+        if x is not None:
+            oracle.require_solution(5 * A, x[1], B[0])
+        return failed
+
+    for call in range(1, 100):
+        nvs.cache.clear()
+        with monkeypatch.context() as patch:
+            failing = Failing(call)
+            patch.setattr(scipy.sparse.linalg, "splu", failing)
+            failed = scenario()
+            if failing.left > 0:
+                break
+            assert failed == 1
+        assert scenario() == 0
+    assert failed == 0
+    assert call > 15
 
 
 def test_definiteness_is_the_signs_of_pivots():

@@ -32,6 +32,7 @@ class Call:
         self.values = stored.data.astype(self.dtype)
         self.permutation = np.array([] if permutation is None else permutation, np.int32)
         self.reference = np.array([] if reference is None else reference, self.dtype)
+        self._programs: dict[str, Any] = {}  # by what they are compiled for
         self.attributes: dict[str, Any] = {
             "v": 1,
             "phase": "factorize",
@@ -81,14 +82,15 @@ class Call:
 
     def run(self, phase, results, *operands, **changed):
         _native.register_cpu()
-        types = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
-        call = jax.ffi.ffi_call("nvstate_pardiso_v1", types)
-        fixed = (self.indptr, self.indices, self.permutation, self.reference)
         attributes = self.said(phase, **changed)
+        key = f"{results} {attributes}"
+        if key not in self._programs:
+            types = [jax.ShapeDtypeStruct(shape, dtype) for shape, dtype in results]
+            call = jax.ffi.ffi_call("nvstate_pardiso_v1", types)
+            self._programs[key] = jax.jit(lambda *a: call(*a, **attributes))
+        fixed = (self.indptr, self.indices, self.permutation, self.reference)
         with jax.enable_x64(True):
-            return [
-                np.asarray(r) for r in jax.jit(lambda *a: call(*a, **attributes))(*fixed, *operands)
-            ]
+            return [np.asarray(r) for r in self._programs[key](*fixed, *operands)]
 
     def batch(self, values):
         values = np.asarray(self.values if values is None else values, self.dtype)

@@ -167,7 +167,7 @@ def sanitized(folder, compiled, program, *args):
 
 
 def build_fake(folder, name="fake_cuda"):
-    """The library of fake_cuda.cc or fake_cudss.cc."""
+    """The library of fake_cuda.cc, fake_cudss.cc or failing_mkl.cc."""
     library = folder / "libfake.so"
     run(
         tool("g++"),
