@@ -77,6 +77,7 @@ def products(tmp_path_factory):
     return reported(tmp_path_factory.mktemp("matmul"), "matmul")
 
 
+@pytest.mark.slow
 def test_json_has_what_a_reader_needs(quick):
     data = json.loads(quick[1]["json"].read_text())
     assert data["schema"] == 1
@@ -90,6 +91,7 @@ def test_json_has_what_a_reader_needs(quick):
     assert {row["form"] for row in data["rows"]} == on_cpu
 
 
+@pytest.mark.slow
 def test_json_times_are_positive_and_ordered(quick):
     for row in json.loads(quick[1]["json"].read_text())["rows"]:
         assert row["error"] is None
@@ -111,6 +113,7 @@ def test_json_times_are_positive_and_ordered(quick):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["quick", "calls", "products"])
 def test_every_case_is_in_every_report(run, request):
     printed, files = request.getfixturevalue(run)
@@ -120,6 +123,7 @@ def test_every_case_is_in_every_report(run, request):
     assert files["plot"].read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_peers_that_are_missing_are_named(quick):
     data = json.loads(quick[1]["json"].read_text())
     assert data["environment"]["missing"] == libraries.missing("cpu")
@@ -128,6 +132,7 @@ def test_peers_that_are_missing_are_named(quick):
     assert all(("scipy.fft" in row["timings"]) == installed for row in rows)
 
 
+@pytest.mark.slow
 def test_the_lifecycle_has_every_form_of_a_call_and_every_bar(calls):
     data = json.loads(calls[1]["json"].read_text())
     assert [row["id"] for row in data["rows"]] == [c.id for c in lifecycle.all_cases(quick=True)]
@@ -149,6 +154,7 @@ def test_the_lifecycle_has_every_form_of_a_call_and_every_bar(calls):
             assert (bar["value"] is not None) == measured
 
 
+@pytest.mark.slow
 def test_the_lifecycle_says_in_its_tables_what_the_clock_waited_for(calls):
     table = calls[1]["markdown"].read_text()
     assert table.startswith("# Calls on ")
@@ -156,6 +162,7 @@ def test_the_lifecycle_says_in_its_tables_what_the_clock_waited_for(calls):
         assert f"the clock waited for {waited}." in table
 
 
+@pytest.mark.slow
 def test_products_have_every_group_and_every_type(products):
     data = json.loads(products[1]["json"].read_text())
     on_cpu = [c for c in matmul_cases.all_cases(quick=True) if c.runs_on("cpu")]

@@ -110,10 +110,12 @@ print("lived")
 """
 
 
+@pytest.mark.slow
 def test_it_lives(house):
     assert run(house, "-c", LIFE) == "lived\n"
 
 
+@pytest.mark.slow
 def test_it_conforms(house):
     # The export for both platforms is looked through for cuFFT's target, which this one has not.
     chosen = "dct and not one_export_for_both_platforms"

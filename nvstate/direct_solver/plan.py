@@ -199,14 +199,16 @@ class SolverPlan(Plan):
     def leaves(self) -> Leaves:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The arrays, on the plan's device; replicated, if its operands are on several.
 
+        On the default device they are not committed to it, so that a program whose other arguments
+        are on several devices may take them there.
+
         A program that they were donated to, as with a factor, has deleted them: then they are put
         there again.
         """
         leaves = self.__dict__.get("_leaves")
         if leaves is None or ("host" in self.__dict__ and any(x.is_deleted() for x in leaves)):
-            there = self._sharding or _home(self.placement)
             with jax.ensure_compile_time_eval():
-                leaves = Leaves(*jax.device_put(tuple(self.host), there))
+                leaves = _put(self.host, self._sharding or _home(self.placement))
             self.__dict__["_leaves"] = leaves
         return leaves
 
@@ -379,8 +381,15 @@ def _of_a_batch(plan: SolverPlan, batch: tuple[int, ...]) -> SolverPlan:
     return plan.with_leaves(tuple(jnp.broadcast_to(x, (*batch, *x.shape)) for x in plan.leaves))
 
 
+def _put(host: Leaves, there: Any) -> Leaves:
+    leaves = jax.device_put(tuple(host))
+    if there is None or leaves[0].sharding == there:
+        return Leaves(*leaves)
+    return Leaves(*jax.device_put(tuple(host), there))
+
+
 def _home(where: Placement | None) -> Any:
-    """Where the leaves of a plan with this placement go; None: uncommitted, on any device."""
+    """Where the leaves of a plan with this placement go; None: on the default device."""
     if where is None:
         return None
     if len(where.devices) == 1:

@@ -508,6 +508,69 @@ def test_a_limit_holds_for_factors():
     assert nvs.cache.info().bytes < inside
 
 
+EXHAUSTED = """
+import ctypes
+cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
+
+def checked(status):
+    assert status == 0, status
+
+def all_but(spare):
+    # Takes the free memory of the device.
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    checked(cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
+    taken, size = [], free.value - spare
+    while size >= 1 << 20:
+        address = ctypes.c_uint64()
+        if cuda.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(size)) == 0:
+            taken.append(address)
+            checked(cuda.cuMemGetInfo_v2(ctypes.byref(free), ctypes.byref(total)))
+            size = free.value - spare
+        else:
+            size //= 2
+    return taken
+
+def right(x, a, b):
+    oracle.require_solution(a, x, b)
+
+checked(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+checked(cuda.cuCtxSetCurrent(context))
+small, large = matrices.poisson(400, 400), matrices.poisson(60, 50, 40)
+plans = [E.plan(a, factor_slots=3) for a in (small, large)]
+v, w = E.put(small.data), E.put(large.data)
+b, c = np.ones(small.shape[0]), np.ones(large.shape[0])
+bs, cs = E.put(b), E.put(c)
+one = solver.factorize(plans[0], v)
+right(solver.solve(one, bs), small, b)
+jax.block_until_ready(2 * v)
+taken = all_but(8 << 20)
+right(solver.solve(solver.factorize(plans[0], 2 * v), bs), 2 * small, b)
+right(solver.solve(one, bs), small, b)
+try:
+    jax.block_until_ready(solver.factorize(plans[1], w))
+except Exception as error:
+    print(error)
+for address in taken:
+    checked(cuda.cuMemFree_v2(address))
+two = solver.factorize(plans[1], w)
+for _ in range(3):
+    right(solver.solve(two, cs), large, c)
+    right(solver.solve(one, bs), small, b)
+    right(plans[1](3 * w, cs), 3 * large, c)
+print("all right")
+"""
+
+
+def test_device_memory_may_run_out():
+    """Another slot is spared, a plan that does not fit says what helps, and then all is right."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        pytest.skip("it takes the whole GPU's memory: run it with `-n 0`")
+    said = run(EXHAUSTED)
+    assert "RESOURCE_EXHAUSTED: nvstate.direct_solver: " in said
+    assert "factor_slots=1" in said
+    assert said.endswith("all right\n")
+
+
 def test_threads_share_a_ring():
     a = matrices.convection(20)
     plan = CUDSS.plan(a)

@@ -76,7 +76,9 @@ def test_the_root_is_the_loops(problem):
     np.testing.assert_allclose(again, x, rtol=1e-13)
 
 
-@pytest.mark.parametrize("transform", [jax.jacfwd, jax.jacrev])
+@pytest.mark.parametrize(
+    "transform", [pytest.param(jax.jacfwd, marks=pytest.mark.slow), jax.jacrev]
+)
 def test_first_derivatives(problem, transform):
     f, s = problem.theta()
     for i in (1, 2):
@@ -93,12 +95,13 @@ def test_the_start_has_no_derivative(problem):
     assert not np.asarray(loss(problem.start())).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     [
         lambda f: jax.jacfwd(jax.jacrev(f)),
-        pytest.param(lambda f: jax.jacrev(jax.jacrev(f)), marks=pytest.mark.slow),
-        pytest.param(lambda f: jax.jacfwd(jax.jacfwd(f)), marks=pytest.mark.slow),
+        lambda f: jax.jacrev(jax.jacrev(f)),
+        lambda f: jax.jacfwd(jax.jacfwd(f)),
     ],
     ids=["forward-reverse", "reverse-reverse", "forward-forward"],
 )

@@ -1,5 +1,6 @@
 """Batches and right-hand sides on the devices of a mesh: split without a collective, or refused."""
 
+import copy
 import re
 
 import jax
@@ -314,6 +315,25 @@ def test_a_factor_that_moves_to_another_device(pardiso):
         assert x.devices() == {device}
         require(values, x, b)
         require(values, solver.solve(moved, jax.device_put(b, device)), b)
+
+
+@pytest.mark.parametrize("kind", [AUTO, EXPLICIT], ids=["auto", "explicit"])
+def test_a_plan_of_arrays_goes_along(pardiso, kind):
+    """An argument that lives on the default device, beside others that several have."""
+    plan, mesh = pardiso.plan(A), mesh_of(4, kind=kind)
+    values, b = values_of(4), sides(4, N)
+    split = placed(mesh, values, "d"), placed(mesh, b, "d")
+    run = jax.jit(lambda plan, v, b: jax.vmap(plan)(v, b))
+    x = np.asarray(run(plan, *split))
+    for i in range(4):
+        require(values[i], x[i], b[i])
+    there = jax.devices("cpu")[2]
+    moved = copy.copy(A)
+    moved.data = jax.device_put(values[0], there)
+    own = solver.plan(moved)
+    assert {x.device for x in own.leaves} == {there}
+    with pytest.raises(ValueError, match="incompatible devices"):
+        run(own, *split)
 
 
 def test_two_devices_have_two_rings(pardiso):

@@ -64,6 +64,7 @@ def test_cuda_is_not_linked():
     assert not [name for name in needed if "cu" in name or "python" in name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", UNSANITIZED, ids=lambda path: path.name)
 def test_no_warnings(source):
     run(
@@ -138,17 +139,20 @@ def compiled(tmp_path_factory):
     return compile
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["cache", "site", "solver"])
 def test_threads(tmp_path, compiled, program):
     """Threads that make, find and drop plans, under the thread sanitizer."""
     assert sanitized(tmp_path, compiled, program) == "ok\n"
 
 
+@pytest.mark.slow
 def test_threads_that_multiply(tmp_path, compiled):
     """With a driver and a cuBLASLt in which nothing runs."""
     assert sanitized(tmp_path, compiled, "matmul", build_fake(tmp_path)) == "ok\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["cudss", "cudss_solver"])
 def test_rings_of_cudss(tmp_path, compiled, program):
     """With a driver whose memory is the host's, and a cuDSS that factorizes densely."""
