@@ -1,5 +1,6 @@
 """One process for all tests: four fake CPU devices, x64 on, no GPU unless one is asked for."""
 
+import collections
 import os
 
 GPU = os.environ.get("NVSTATE_REQUIRE_GPU") == "1"
@@ -7,7 +8,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cuda,cpu" if GPU else "cpu")
 # XLA would take most of the tests' time to optimize programs that run once; "0" lets it.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "0" if GPU else "1")
 flags = ["--xla_force_host_platform_device_count=4"]
-if os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0":
+OPTIMIZED = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "0"
+if not OPTIMIZED:
     flags.append("--xla_cpu_use_fusion_emitters=false")  # the older ones take half the time
 os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *flags])
 
@@ -26,6 +28,22 @@ for name, examples in (("quick", 50), ("thorough", 200), ("nightly", 5000)):
         name, max_examples=examples, deadline=None, derandomize=CI and name != "nightly"
     )
 hypothesis.settings.load_profile("quick")  # `--hypothesis-profile=thorough` is for another
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Mark every second row of what has many as slow: `.ci/run` takes them all."""
+    rows = collections.Counter()
+    for item in items:
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        conforms = "case" in parameters and item.path.parent.name == "conformance"
+        if conforms or item.get_closest_marker("thinned"):
+            name = item.nodeid.partition("[")[0]
+            rows[name] += 1
+            if rows[name] % 2 == 0:
+                item.add_marker("slow")
+        if item.get_closest_marker("optimized") and not OPTIMIZED:
+            item.add_marker(pytest.mark.skip(reason="of programs as users compile them"))
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,14 @@ def test_there_are_examples_and_each_is_checked():
     assert {example.stem for example in EXAMPLES} == set(PRINTS)
 
 
-@pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
+QUICK = "sparse_newton"
+
+
+@pytest.mark.parametrize(
+    "example",
+    [pytest.param(e, marks=() if e.stem == QUICK else pytest.mark.slow) for e in EXAMPLES],
+    ids=lambda path: path.stem,
+)
 def test_example(example, tmp_path):
     pattern, least = PRINTS[example.stem]
     printed = run(example, cwd=tmp_path)

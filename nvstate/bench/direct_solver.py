@@ -29,11 +29,13 @@ from nvstate.bench.timing import REPEATED, SMALL, Timing, measure
 BOUND = 1e-12  # on the backward error of what is timed
 GRADIENT = 1.3  # extra solves
 PLANNED = 2.0  # geometric mean of what a plan spares
-REFERENCES = {"whole": SPSOLVE, "solve": SPSOLVE, "loop": RAW, "gradient": FORWARD}
+REFERENCES = {"whole": SPSOLVE, "solve": SPSOLVE, "loop": RAW, "solves": RAW, "gradient": FORWARD}
 
 
 def _measured(case: Case, device: Device, platform: str, seconds: float) -> Row:
-    reference = REFERENCES[case.group] if case.spsolve or case.group == "gradient" else RAW
+    reference = REFERENCES[case.group]
+    if reference == SPSOLVE and not case.spsolve:
+        reference = RAW
     row = Row(id=case.id, group=case.group, form=GROUPS[case.group], reference=reference)
     try:
         problem = candidates.Problem.of(case, device)

@@ -20,6 +20,7 @@ from nvstate.bench import solver_peers, solver_raw
 from nvstate.bench.bars import OURS
 from nvstate.bench.solver_cases import (
     BY_NEED,
+    CALL,
     EXTRA,
     FORWARD,
     LOOPED,
@@ -27,6 +28,7 @@ from nvstate.bench.solver_cases import (
     SPLU,
     SPSOLVE,
     TICKET,
+    UNCHECKED,
     Case,
 )
 from nvstate.bench.timing import Candidate
@@ -148,6 +150,7 @@ def solve(problem: Problem, platform: str) -> list[Candidate]:
     return [
         _waiting(OURS, ours),
         solver_raw.solve(problem, platform),
+        _waiting(CALL, lambda: functools.partial(jax.jit(lambda b: b + 1), problem.b)),
         *_foreign(problem, platform, solving=True),
     ]
 
@@ -172,6 +175,30 @@ def loop(problem: Problem, platform: str) -> list[Candidate]:
         made(OURS, refinement_steps=0),
         made(BY_NEED),
         solver_raw.whole(problem, platform),
+    ]
+
+
+def solves(problem: Problem, platform: str) -> list[Candidate]:
+    """Ten solves in one program, each after the one before."""
+    ds = nvs.direct_solver
+
+    def run(factor: Any, b: Any) -> Any:
+        def step(x: Any, _: Any) -> tuple[Any, None]:
+            return ds.solve(factor, b + 0 * x[0]), None
+
+        return jax.lax.scan(step, b, length=LOOPED)[0]
+
+    def made(name: str, **options: Any) -> Candidate:
+        def ours() -> Call:
+            factor = ds.factorize(problem.planned(**options), problem.values[0])
+            return functools.partial(jax.jit(run), factor, problem.b)
+
+        return dataclasses.replace(_waiting(name, ours), per=LOOPED)
+
+    return [
+        made(OURS),
+        made(UNCHECKED, on_stale="nan", factor_slots=1),
+        solver_raw.solve(problem, platform),
     ]
 
 

@@ -10,12 +10,13 @@ import scipy.sparse
 
 from nvstate.bench.bars import OURS, Bar
 
-Group = Literal["whole", "solve", "loop", "gradient"]
+Group = Literal["whole", "solve", "loop", "solves", "gradient"]
 
 GROUPS: dict[Group, str] = {
     "whole": "one factorization of new values and one solve, in a jitted function",
     "solve": "one solve with a factorization that is there, in a jitted function",
     "loop": "one factorization of new values and one solve, of ten in one jitted loop",
+    "solves": "one solve with a factorization that is there, of ten in one jitted loop",
     "gradient": "one solve and its gradients in values and b, or parts of it, jitted",
 }
 LOOPED = 10
@@ -26,6 +27,8 @@ SPLU = "scipy splu"
 RAW = "the library, bare"
 TICKET = "factorize, solve"
 BY_NEED = "refinement by need"
+UNCHECKED = 'on_stale="nan"'
+CALL = "b + 1, jitted"
 REBUILT = "free, plan, factorize, solve"
 NVMATH = "nvmath reset, plan, factorize, solve"
 FORWARD = "forward alone"
@@ -44,6 +47,7 @@ BARS: dict[Group, tuple[Bar, ...]] = {
         Bar("excess", 30, "cuda", OURS, RAW),
     ),
     "loop": (Bar("times", 1.1, "cuda", OURS, RAW),),
+    "solves": (Bar("excess", 30, "cuda", OURS, RAW),),
 }
 
 
@@ -75,7 +79,8 @@ class Case:
 
     def runs_on(self, platform: str) -> bool:
         """Whether it is measured there."""
-        return self.on in {"any", platform} and (self.group != "loop" or platform == "cuda")
+        in_loops = self.group in {"loop", "solves"}
+        return self.on in {"any", platform} and (not in_loops or platform == "cuda")
 
     def matrix(self) -> Any:
         """The matrix, `scipy.sparse.csr_array` of float64: -Δ u + drift · ∇u."""

@@ -106,6 +106,7 @@ def close(got, want, tolerance=1e-10):
         assert np.abs(g - w).max() <= tolerance * max(1, np.abs(w).max())
 
 
+@pytest.mark.thinned
 def test_forward_and_reverse(system):
     """Entry by entry, in values and b, for each transpose."""
     v, b = system.values, system.vector(1, 2)
@@ -123,6 +124,7 @@ def test_forward_and_reverse(system):
     close(jax.jit(lambda: both(system.ours))(), jax.jit(lambda: both(system.dense))())
 
 
+@pytest.mark.thinned
 def test_central_differences(system):
     """Of NumPy's dense solve, along a direction in which the type stays."""
     v, b = np.asarray(system.values), np.asarray(system.vector(1))
@@ -175,6 +177,7 @@ def test_single_precision(engine, dtype):
         np.testing.assert_allclose(g, h, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.thinned
 def test_second_order(system):
     """Forward over reverse and reverse over reverse, along directions in which the type stays."""
     v, b = system.values, system.vector(1)
@@ -208,6 +211,7 @@ def test_third_order(general):
     close(jax.jit(lambda: third(general.ours))(), jax.jit(lambda: third(general.dense))(), 1e-8)
 
 
+@pytest.mark.thinned
 def test_the_transpose_in_b(system):
     """`linear_transpose` of a solve is a solve, with the factor that is there."""
     factor = jax.block_until_ready(solver.factorize(system.plan, system.values))

@@ -39,6 +39,7 @@ def vector(engine, dtype="float64", seed=2):
     return engine.put(oracle.random(np.random.default_rng(seed), (N,), dtype))
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_the_operator_is_the_matrix(engine, row):
     operator, dense = made(engine, *row)
@@ -64,6 +65,7 @@ def test_the_operator_is_the_matrix(engine, row):
         assert not check(operator)
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("row", ROWS, ids=ids)
 def test_linear_solve_of_all_four(engine, row):
     """A, its transpose, its conjugate and both, by states made of each other and anew."""

@@ -27,6 +27,7 @@ def require_right(engine, a, matrix_type):
                 assert oracle.forward(x, want) <= 10 * cond * 2.0**-52
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("declared", ["general", "as it is"])
 @pytest.mark.parametrize("name", matrices.PYAMG)
 def test_finite_elements(engine, name, declared):

@@ -160,6 +160,7 @@ ERRORS = [
 ]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize("row", ERRORS, ids=["-".join(r) for r in ERRORS])
 @pytest.mark.parametrize("columns", [(), (3,)])
 def test_backward_errors_are_those_of_the_whole_matrix(engine, row, columns):

@@ -209,12 +209,11 @@ def test_dropped_plans_leave_no_more_than_dropped_jitted_functions():
         gc.collect()
         return len(client.live_executables()) - before
 
-    interned = len(plans._interned)
+    interned, made = len(plans._interned), nvs.cache.info().made
     ours = left_behind(lambda x: nvs.fft.plan(x, axes=(1,))(x))
     assert len(plans._interned) <= interned + 1
     assert ours <= left_behind(lambda x: jax.jit(lambda x: jnp.fft.fft(x))(x)) + 2
-    info = nvs.cache.info()
-    assert (info.native, info.bytes) == (0, 0)
+    assert nvs.cache.info().made == made
 
 
 def test_workspace_bound_without_a_gpu():

@@ -1,5 +1,7 @@
 """Scales and quantisation: layouts by their formulas, values by ml_dtypes, products by NumPy."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -11,6 +13,7 @@ from nvstate.matmul import scaling, table
 from tests.matmul import oracle
 
 MODES = ["tensor", "outer", "1x128", "128x128", "mxfp8", "nvfp4"]
+ROUNDS_TO_FP4 = functools.partial(pytest.param, marks=pytest.mark.optimized)
 WIDTH = {"1x128": 128, "128x128": 128, "mxfp8": 32, "nvfp4": 16}
 
 
@@ -50,6 +53,7 @@ def codes(x):
     return x if x.dtype == "float32" else x.view("uint8")
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("rows", "k"), [(256, 640), (130, 200)])  # ⌈640/128⌉ = 5, padded to 8
 @pytest.mark.parametrize("mode", MODES)
 def test_each_scale_has_its_offset(mode, rows, k):
@@ -117,7 +121,7 @@ def test_quantisation_is_exact_where_it_can_be(rng, mode):
         assert (oracle.wide(several[1]) == 2 * oracle.wide(packed)).all() or mode == "128x128"
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [*MODES[:-1], ROUNDS_TO_FP4("nvfp4")])
 def test_quantisation_rounds_to_the_nearest(rng, mode):
     dtype = table.E2M1 if mode == "nvfp4" else table.E4M3
     x = (rng.standard_normal((128, 384)) * 10.0 ** rng.integers(-2, 3, (128, 1))).astype("float32")
@@ -165,7 +169,8 @@ def both_scales(x, mode, dtype):
 @pytest.mark.parametrize("of", ["float32", "bfloat16", "float64"])
 @pytest.mark.parametrize(
     ("mode", "dtype"),
-    [(m, t) for m in MODES[:-1] for t in (table.E4M3, table.E5M2)] + [("nvfp4", table.E2M1)],
+    [(m, t) for m in MODES[:-1] for t in (table.E4M3, table.E5M2)]
+    + [ROUNDS_TO_FP4("nvfp4", table.E2M1)],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_quantisation_by_its_definition(rng, mode, dtype, of):
@@ -247,17 +252,17 @@ def test_quantisation_has_no_derivative_and_dequantisation_its_own(rng, mode):
         assert np.allclose(scaling.unpack_scales(ct, mode, *x.shape), want, rtol=1e-5)
 
 
-def test_overflow_saturates_and_what_is_no_number_stays_none(rng):
-    for dtype in (table.E4M3, table.E5M2, table.E2M1):
-        greatest = float(ml_dtypes.finfo(dtype).max)
-        every = np.arange(256, dtype="uint8").view(ml_dtypes.float8_e4m3fn).astype("float32")
-        x = np.concatenate([every, every * 1.03, rng.standard_normal(500) * greatest, [1e9, -1e9]])
-        x = x[~np.isnan(x)].astype("float32")
-        got = np.asarray(scaling.saturated(jnp.asarray(x), dtype))
-        assert (got.view("uint8") == oracle.rounded(x, dtype).view("uint8")).all()
-        assert (oracle.wide(got[-2:]) == [greatest, -greatest]).all()
-        if dtype != table.E2M1:  # which has no NaN
-            assert np.isnan(oracle.wide(scaling.saturated(jnp.asarray(np.nan), dtype)))
+@pytest.mark.parametrize("dtype", [table.E4M3, table.E5M2, ROUNDS_TO_FP4(table.E2M1)])
+def test_overflow_saturates_and_what_is_no_number_stays_none(rng, dtype):
+    greatest = float(ml_dtypes.finfo(dtype).max)
+    every = np.arange(256, dtype="uint8").view(ml_dtypes.float8_e4m3fn).astype("float32")
+    x = np.concatenate([every, every * 1.03, rng.standard_normal(500) * greatest, [1e9, -1e9]])
+    x = x[~np.isnan(x)].astype("float32")
+    got = np.asarray(scaling.saturated(jnp.asarray(x), dtype))
+    assert (got.view("uint8") == oracle.rounded(x, dtype).view("uint8")).all()
+    assert (oracle.wide(got[-2:]) == [greatest, -greatest]).all()
+    if dtype != table.E2M1:  # which has no NaN
+        assert np.isnan(oracle.wide(scaling.saturated(jnp.asarray(np.nan), dtype)))
 
 
 def test_inverse_scales():

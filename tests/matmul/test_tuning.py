@@ -225,6 +225,7 @@ def agree(spec, values, change, at=(..., 0)):
     return agreement.agree(spec, tuple(map(jnp.asarray, values)), (jnp.asarray(y), other))
 
 
+@pytest.mark.slow
 def test_what_agrees(rng):
     a, b = rng.standard_normal((4, 8)), rng.standard_normal((8, 6))
     for dtype in ("float32", "float16", ml_dtypes.bfloat16, "complex64", "float64"):

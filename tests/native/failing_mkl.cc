@@ -63,8 +63,8 @@ EXPORT void pardiso(void* pt, const int* maxfct, const int* mnum, const int* mty
 }
 EXPORT void pardiso_64(void*, const long long*, const long long*, const long long*,
                        const long long*, const long long*, const void*, const long long*,
-                       const long long*, long long*, const long long*, long long*,
-                       const long long*, void*, void*, long long*) {
+                       const long long*, long long*, const long long*, long long*, const long long*,
+                       void*, void*, long long*) {
   std::abort();  // it is for patterns of 2^31 entries
 }
 EXPORT void pardiso_getdiag(void* pt, void* df, void* da, const int* mnum, int* error) {

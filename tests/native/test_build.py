@@ -17,15 +17,16 @@ from nvstate._native import library
 HERE = pathlib.Path(__file__).parent
 NATIVE = HERE.parents[1] / "nvstate" / "_native"
 WARNINGS = ["-std=c++17", "-Wall", "-Wextra", "-Werror"]
+SOLVER = ["attributes", "cache", "error", "solver", "solver_digest", "solver_probe", "solver_slots"]
 CUDSS = [
-    *("attributes", "cache", "cudss", "cudss_config", "cudss_ring", "cudss_ring_solve"),
-    *("cudss_system", "device", "error", "library", "solver", "solver_slots"),
+    *("cudss", "cudss_config", "cudss_ring", "cudss_ring_factorize", "cudss_ring_solve"),
+    *("cudss_system", "device", "library", *SOLVER),
 ]
 # By program, the sources it runs under the thread sanitizer, which compiles them with WARNINGS.
 SANITIZED = {
     "cache": ["cache"],
     "site": ["attributes", "cache", "dtypes", "error", "ffi"],
-    "solver": ["attributes", "cache", "error", "solver", "solver_slots"],
+    "solver": SOLVER,
     "cudss": CUDSS,
     "cudss_solver": [*CUDSS, "cudss_call", "cudss_solver", "dtypes", "ffi"],
     "matmul": [

@@ -17,11 +17,11 @@
 #include <thread>
 #include <vector>
 
+#include "frame.h"
 #include "nvstate/cache.h"
 #include "nvstate/error.h"
 #include "nvstate/library.h"
 #include "nvstate/solver.h"
-#include "frame.h"
 
 namespace solver = nvstate::solver;
 
@@ -180,8 +180,8 @@ class Plan {
     const Words check = CheckWords(factor);
     const frame::Site& site = Of("solve", false, "nan");
     if (!Done(site.Execute(run_, Operands(factor, check, b, 1),
-                             {{XLA_FFI_DataType_F64, {batch, 1, kN}, x.data()},
-                              {XLA_FFI_DataType_U32, {batch, 4}, hidden.data()}}),
+                           {{XLA_FFI_DataType_F64, {batch, 1, kN}, x.data()},
+                            {XLA_FFI_DataType_U32, {batch, 4}, hidden.data()}}),
               {})) {
       return;
     }
@@ -203,9 +203,10 @@ class Plan {
     Values d(static_cast<size_t>(factor.batch() * kN), 7);
     auto operands = Pattern(factor.values);
     operands.emplace_back(XLA_FFI_DataType_U32, Dims{factor.batch(), 12}, check.data());
-    if (!Done(Of("diagonal").Execute(
-                  run_, operands, {{XLA_FFI_DataType_F64, {factor.batch(), kN}, d.data()}}),
-              {})) {
+    if (!Done(
+            Of("diagonal")
+                .Execute(run_, operands, {{XLA_FFI_DataType_F64, {factor.batch(), kN}, d.data()}}),
+            {})) {
       return;
     }
     for (size_t i = 0; i < static_cast<size_t>(factor.batch()); ++i) {
@@ -438,9 +439,9 @@ struct Fake {
 // waited for, and where a further slot does not fit, those there are do.
 bool MayBeSilent(const std::string& name) {
   const std::set<std::string> may = {
-      "cudssDataGet",        "cuEventRecord",  "cuStreamWaitEvent", "cuEventSynchronize",
-      "cuStreamSynchronize", "cuMemFreeAsync", "cudssExecute",      "cuMemAllocFromPoolAsync",
-      "cuMemAllocHost_v2"};
+      "cudssDataGet",       "cuEventRecord",           "cuStreamWaitEvent",
+      "cuEventSynchronize", "cuStreamSynchronize",     "cuMemFreeAsync",
+      "cudssExecute",       "cuMemAllocFromPoolAsync", "cuMemAllocHost_v2"};
   return may.count(name) == 1;
 }
 
@@ -483,13 +484,15 @@ void TestFailures(const Fake& fake) {
   for (const char* type : {"symmetric", "spd"}) {
     sweep([](Plan& plan) { plan.Solve(plan.FactorizeSolve(Scaled({1, -2, 3}))); }, {type});
   }
-  for (const char* name : {"cudssExecute", "cudssDataCreate", "cudssMatrixCreateCsr",
-                           "cudssMatrixCreateDn", "cudssMatrixSetValues", "cudssDataSet",
-                           "cudssDataGet", "cudssConfigSet", "cudssConfigCreate", "cudssCreate",
-                           "cudssSetStream", "cuMemAllocFromPoolAsync", "cuMemcpyDtoHAsync_v2",
-                           "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoDAsync_v2", "cuMemsetD8Async",
-                           "cuMemsetD32Async", "cuEventRecord", "cuStreamWaitEvent",
-                           "cuMemAllocHost_v2", "cuStreamSynchronize", "cuEventSynchronize"}) {
+  for (const char* name :
+       {"cudssExecute",         "cudssDataCreate",      "cudssMatrixCreateCsr",
+        "cudssMatrixCreateDn",  "cudssMatrixSetValues", "cudssDataSet",
+        "cudssDataGet",         "cudssConfigSet",       "cudssConfigCreate",
+        "cudssCreate",          "cudssSetStream",       "cuMemAllocFromPoolAsync",
+        "cuMemcpyDtoHAsync_v2", "cuMemcpyHtoDAsync_v2", "cuMemcpyDtoDAsync_v2",
+        "cuMemsetD8Async",      "cuMemsetD32Async",     "cuEventRecord",
+        "cuStreamWaitEvent",    "cuMemAllocHost_v2",    "cuStreamSynchronize",
+        "cuEventSynchronize"}) {
     if (names.count(name) != 1) std::puts(name);
     EXPECT(names.count(name) == 1);
   }

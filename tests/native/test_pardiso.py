@@ -66,6 +66,7 @@ KINDS = [
 ]
 
 
+@pytest.mark.thinned
 @pytest.mark.parametrize(("matrix_type", "view", "dtype"), KINDS)
 def test_types(matrix_type, view, dtype):
     whole = typed(matrix_type, dtype)

@@ -1,5 +1,6 @@
 #include "nvstate/cudss_system.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -193,6 +194,14 @@ std::vector<char> System::Array(abi::cudssDataParam_t parameter, size_t bytes) c
   if (status != abi::CUDSS_STATUS_SUCCESS) return {};
   array.resize(written < bytes ? written : bytes);
   return array;
+}
+
+int64_t System::NumberOr(abi::cudssDataParam_t parameter, size_t bytes, int64_t other) const {
+  const std::vector<char> found = Array(parameter, bytes);
+  if (found.empty()) return other;
+  int64_t number = 0;
+  std::memcpy(&number, found.data(), std::min(found.size(), sizeof(number)));
+  return number;
 }
 
 std::vector<char> System::Tree() const {

@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
-#include <cstring>
-#include <limits>
 #include <string>
 #include <utility>
 
@@ -14,103 +11,8 @@ namespace nvstate::pardiso {
 namespace {
 
 using solver::Counters;
-using solver::MatrixType;
 
 constexpr const char* kEngine = "pardiso";
-
-[[noreturn]] void Lacks(const char* name, const std::string& value) {
-  throw Failure(Code::kInvalidArgument,
-                std::string("PARDISO has no ") + name + " \"" + value + "\"");
-}
-
-// 10^-n is the only form of epsilon that PARDISO takes; -1: its own.
-int64_t EpsilonExponent(const Options& options) {
-  const double epsilon = options.pivot_epsilon();
-  if (std::isnan(epsilon)) return -1;
-  if (options.is_definite()) Lacks("pivot epsilon for definite matrices", Text(epsilon));
-  const auto exponent = static_cast<int64_t>(std::lround(-std::log10(epsilon)));
-  if (exponent >= 1 && exponent <= 300 && std::stod("1e-" + std::to_string(exponent)) == epsilon) {
-    return exponent;
-  }
-  throw Failure(Code::kInvalidArgument,
-                "PARDISO's pivot epsilon is a power of ten from 1e-1 on, got " + Text(epsilon));
-}
-
-void CheckOptions(const Options& o) {
-  const auto one_of = [](const char* name, const std::string& value,
-                         std::initializer_list<const char*> known) {
-    for (const char* each : known) {
-      if (value == each) return;
-    }
-    Lacks(name, value);
-  };
-  one_of("reordering", o.reordering, {"auto", "nd", "amd", "user"});
-  if (o.reordering == "user" && o.permutation.none()) {
-    throw Failure(Code::kInvalidArgument, "the reordering \"user\" wants a permutation");
-  }
-  one_of("matching", o.matching, {"none", "product"});
-  if (o.is_definite()) one_of("matching for definite matrices", o.matching, {"none"});
-  one_of("pivoting", o.pivoting, {"auto", "diagonal", "bunch_kaufman"});
-  if (o.is_general() || o.is_definite()) {
-    one_of("pivoting for general or definite matrices", o.pivoting, {"auto"});
-  }
-  one_of("hybrid memory", o.hybrid_memory, {""});
-  one_of("factorization algorithm", o.factorization_algorithm, {"default"});
-  one_of("solve algorithm", o.solve_algorithm, {"default"});
-  one_of("pivot epsilon algorithm", o.pivot_epsilon_algorithm, {"default"});
-  if (!std::isnan(o.pivot_threshold())) Lacks("pivot threshold", Text(o.pivot_threshold()));
-  if (!std::isnan(o.refinement_tolerance())) {
-    Lacks("refinement tolerance", Text(o.refinement_tolerance()));
-  }
-  if (o.reuse_pivots) Lacks("factorization that keeps pivots:", "reuse_pivots");
-  if (o.hybrid_execute) Lacks("hybrid execution:", "hybrid_execute");
-  for (const auto& [name, value] : {std::pair{"number of levels", o.nd_levels},
-                                    {"unbalance", o.nd_unbalance},
-                                    {"superpanels", o.superpanels},
-                                    {"limit of factors", o.max_lu_nnz},
-                                    {"registered memory", o.register_host_memory}}) {
-    if (value != -1) Lacks(name, std::to_string(value));
-  }
-  if (!o.tree.empty()) Lacks("partition", "tree");
-}
-
-int TypeOf(const Problem& problem) {
-  const Options& options = problem.options;
-  const bool complex = IsComplex(problem.element);
-  switch (options.matrix_type) {
-    case MatrixType::kGeneral:
-      return complex ? 13 : 11;
-    case MatrixType::kSymmetric:
-      return complex ? 6 : -2;
-    case MatrixType::kHermitian:
-      return complex ? -4 : -2;
-    case MatrixType::kSpd:
-      if (complex) Lacks("matrix type on complex numbers", "spd");
-      return 2;
-    default:
-      return complex ? 4 : 2;
-  }
-}
-
-// The entries of PARDISO's matrix and the zeros of its diagonal must be few enough for `int`.
-bool Wide(const mkl::Api& api, const Problem& problem) {
-  return api.wide || problem.nnz + problem.n >= std::numeric_limits<int32_t>::max();
-}
-
-Iparm IparmOf(const Problem& problem, bool matching) {
-  const Options& options = problem.options;
-  Iparm iparm{};
-  iparm[abi::kIparmNoDefaults] = 1;
-  iparm[abi::kIparmReordering] = options.reordering == "amd" ? 0 : 2;
-  const int64_t exponent = EpsilonExponent(options);
-  iparm[abi::kIparmPivotEpsilon] = exponent != -1 ? exponent : options.is_general() ? 13 : 8;
-  iparm[abi::kIparmScaling] = matching;
-  iparm[abi::kIparmMatching] = matching;
-  iparm[abi::kIparmPivoting] = options.pivoting == "diagonal" ? 0 : 1;
-  iparm[abi::kIparmSingle] = IsSingle(problem.element);
-  iparm[abi::kIparmZeroBased] = 1;
-  return iparm;
-}
 
 }  // namespace
 
@@ -203,10 +105,9 @@ void Ring::CountBytes() {
   bytes_ = bytes;
 }
 
-template <typename Body>
-auto Ring::OrDropped(const Body& body) {
+void Ring::OrDropped(const std::function<void()>& body) {
   try {
-    return body();
+    body();
   } catch (const Failure& failure) {
     // Measured: once memory is short the handle fails for ever, old factorizations with it. So it
     // goes with all of them, and is made anew; if a further slot did not fit, for one less.
@@ -226,9 +127,9 @@ int64_t Ring::Factorize(int64_t run, const char* values) {
   const int64_t slot = slots_.Choose(run, [] { return true; });
   std::vector<Numerics> numerics(static_cast<size_t>(batch));
   for (int64_t element = 0; element < batch; ++element) {
-    numerics[static_cast<size_t>(element)] = OrDropped([&] {
-      return FactorizeOne(slot, element,
-                          values + element * problem_.nnz * BytesOf(problem_.element));
+    OrDropped([&] {
+      numerics[static_cast<size_t>(element)] =
+          FactorizeOne(slot, element, values + element * problem_.nnz * BytesOf(problem_.element));
     });
   }
   slots_.Fill(slot, run, std::move(numerics), {static_cast<size_t>(batch), {0, 0}});
@@ -297,122 +198,9 @@ Numerics Ring::FactorizeAt(const At& at, Iparm iparm) {
   return numerics;
 }
 
-Options Ring::StoredOptions() const {
-  Options options = problem_.options;
-  if (!options.is_general()) options.view = solver::View::kUpper;  // as PARDISO's matrix is
-  return options;
-}
-
-void Ring::Probe(const At& at, Numerics& numerics) {
-  const Options options = StoredOptions();
-  const int64_t bytes = problem_.n * BytesOf(problem_.element);
-  Buffer b(bytes), x(bytes);
-  solver::ProbeProduct(options, matrix_->pattern(), problem_.element, at.values, false, b.data());
-  SolveAt(at, 0, false, 1, b.data(), x.data());
-  const double error = solver::ProbeError(problem_.element, x.data(), 0, problem_.n);
-  const double back = solver::BackwardError(options, matrix_->pattern(), problem_.element,
-                                            at.values, false, x.data(), b.data());
-  numerics.refine = back > solver::kPoor * solver::Roundoff(problem_.element);
-  const bool broken = error > solver::kProbeLimit;
-  const auto passed = numerics.perturbed_pivots > 0 ? solver::kPerturbed : solver::kOk;
-  numerics.status = passed;
-  const int64_t steps = StepsOf(numerics);
-  if (!broken) return;
-  numerics.status = solver::kBreakdown;
-  if (steps == 0) return;
-  SolveAt(at, steps, false, 1, b.data(), x.data());  // refined it may have digits
-  if (solver::ProbeError(problem_.element, x.data(), 0, problem_.n) <= solver::kProbeLimit) {
-    numerics.status = passed;
-  }
-}
-
-int64_t Ring::StepsOf(const Numerics& numerics) const {
-  if (problem_.options.refinement_steps >= 0) return problem_.options.refinement_steps;
-  return numerics.perturbed_pivots > 0 || numerics.refine ? solver::kAutoSteps : 0;
-}
-
 bool Ring::Same(const solver::Slots::Found& found, const void* values) const {
   const Values& held = Held(found.slot, found.element);
   return matrix_->Same(values, held.values.data(), held.scale);
-}
-
-void Ring::Solve(const solver::Slots::Found& found, bool transposed, int64_t columns, const char* b,
-                 char* x) {
-  const Numerics& numerics = slots_[found.slot].numerics[static_cast<size_t>(found.element)];
-  const int64_t bytes = problem_.n * BytesOf(problem_.element);
-  if (numerics.failed()) {
-    solver::FillNan(x, columns * bytes);
-    return;
-  }
-  const At at = Where(found.slot, found.element);
-  const bool doubtful = numerics.perturbed_pivots > 0 || numerics.refine;
-  const auto solve = [&](int64_t count, const void* from, void* to) {
-    const int64_t steps = StepsOf(numerics);
-    OrDropped([&] { SolveAt(at, steps, transposed, count, from, to); });
-    for (int64_t i = 0; i < count && steps > 0 && doubtful; ++i) {
-      char* const column = static_cast<char*>(to) + i * bytes;
-      const double error =
-          solver::BackwardError(StoredOptions(), matrix_->pattern(), problem_.element, at.values,
-                                transposed, column, static_cast<const char*>(from) + i * bytes);
-      if (!(error <= solver::HopelessError(problem_.element))) solver::FillNan(column, bytes);
-    }
-    Multiply(problem_.element, to, count * problem_.n, at.scale);
-  };
-  // Measured (design page, section 5): for general matrices 16 columns in one call take twice the
-  // time of 16 calls. Columns alone have the same bits whatever is solved beside them.
-  const bool alone = problem_.options.is_general() || problem_.options.deterministic;
-  if (!alone) {
-    // PARDISO counts the entries of a block of right-hand sides in 32 bits.
-    const int64_t most = std::max<int64_t>(std::numeric_limits<int32_t>::max() / problem_.n, 1);
-    for (int64_t i = 0; i < columns; i += most) {
-      solve(std::min(most, columns - i), b + i * bytes, x + i * bytes);
-    }
-    return;
-  }
-  if (!problem_.options.deterministic) {
-    for (int64_t i = 0; i < columns; ++i) solve(1, b + i * bytes, x + i * bytes);
-    return;
-  }
-  Buffer aligned_b(bytes), aligned_x(bytes);
-  for (int64_t i = 0; i < columns; ++i) {
-    std::memcpy(aligned_b.data(), b + i * bytes, static_cast<size_t>(bytes));
-    solve(1, aligned_b.data(), aligned_x.data());
-    std::memcpy(x + i * bytes, aligned_x.data(), static_cast<size_t>(bytes));
-  }
-}
-
-void Ring::SolveAt(const At& at, int64_t steps, bool transposed, int64_t columns, const void* b,
-                   void* x) {
-  Iparm iparm = at.handle == handle_.get() ? iparm_ : IparmOf(problem_, true);
-  iparm[abi::kIparmRefinement] = steps == 0 ? 0 : steps + 1;  // measured: the first only looks
-  iparm[abi::kIparmPivoting] |= 2;                            // no refinement of its own accord
-  iparm[abi::kIparmTransposed] = transposed ? 2 : 0;
-  Run(33, at, iparm, columns, b, x);
-}
-
-void Ring::Diagonal(const solver::Slots::Found& found, void* out) {
-  const int64_t bytes = problem_.n * BytesOf(problem_.element);
-  if (slots_[found.slot].numerics[static_cast<size_t>(found.element)].failed()) {
-    solver::FillNan(out, bytes);
-    return;
-  }
-  // PARDISO gives the diagonal only of a handle that was told so before its analysis, where each
-  // factorization takes a fifth longer (measured); so this one has a handle of its own.
-  const At at = Where(found.slot, found.element);
-  const bool matched = at.handle != handle_.get();
-  const Threads threads(problem_.options);
-  Handle handle(*matrix_, mtype_, wide_, 1);
-  Iparm iparm = matched ? IparmOf(problem_, true) : iparm_;
-  iparm[abi::kIparmDiagonal] = 1;
-  const Iparm before = iparm;
-  Indices order = permutation_;
-  AnalyzeIn(handle, matched ? at.values : reference_.data(), iparm, order);
-  iparm = before;
-  handle.Run(22, 1, at.values, iparm);
-  Buffer of_factor(bytes), of_matrix(bytes);
-  handle.Diagonal(1, of_factor.data(), of_matrix.data());
-  Multiply(problem_.element, of_factor.data(), problem_.n, 1 / at.scale);
-  std::memcpy(out, of_factor.data(), static_cast<size_t>(bytes));
 }
 
 std::shared_ptr<Ring> RingFor(int64_t device, const Problem& problem, int64_t batch,

@@ -87,6 +87,7 @@ class System {  // the device is current, and the context's lock is held, in all
   int64_t Count(abi::cudssDataParam_t parameter, size_t at = 0, size_t of = 1) const;  // index type
   // An array's bytes; empty where the library has none.
   std::vector<char> Array(abi::cudssDataParam_t parameter, size_t bytes) const;
+  int64_t NumberOr(abi::cudssDataParam_t parameter, size_t bytes, int64_t other) const;
   std::vector<char> Tree() const;
   Order Replay() const;
   bool Diagonal(void* to) const;  // false: the library has none for these options

@@ -6,6 +6,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
@@ -104,6 +105,12 @@ void Multiply(Element element, void* values, int64_t count, double scale);
 
 using Iparm = std::array<int64_t, 65>;  // by Intel's numbers, from 1
 
+void CheckOptions(const Options& options);  // throws kInvalidArgument for those PARDISO lacks
+int TypeOf(const Problem& problem);         // `mtype`
+// Whether the entries of PARDISO's matrix, and the zeros of its diagonal, are too many for `int`.
+bool Wide(const mkl::Api& api, const Problem& problem);
+Iparm IparmOf(const Problem& problem, bool matching);
+
 // MKL's number of threads for this thread and scope.
 class Threads {
  public:
@@ -180,9 +187,8 @@ class Ring : public NativePlan {
   const Values& Held(int64_t slot, int64_t element) const;
   At Where(int64_t slot, int64_t element) const;
   void AnalyzeIn(Handle& handle, const void* values, Iparm& iparm, Indices& permutation) const;
-  // What `body` returns. If it throws, all that the ring has is dropped.
-  template <typename Body>
-  auto OrDropped(const Body& body);
+  // Calls `body`. If it throws, all that the ring has is dropped.
+  void OrDropped(const std::function<void()>& body);
   int64_t Run(int64_t phase, const At& at, Iparm& iparm, int64_t columns = 0,
               const void* b = nullptr, void* x = nullptr);
   Numerics FactorizeOne(int64_t slot, int64_t element, const void* values);

@@ -138,6 +138,7 @@ struct Options {
   bool is_definite() const {
     return matrix_type == MatrixType::kSpd || matrix_type == MatrixType::kHpd;
   }
+  bool has_inertia() const { return !is_general() && !is_definite(); }
   bool is_hermitian() const {  // with conjugates: so spd, on real types, is not
     return matrix_type == MatrixType::kHermitian || matrix_type == MatrixType::kHpd;
   }
