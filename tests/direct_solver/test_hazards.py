@@ -13,6 +13,8 @@ import pytest
 import scipy.sparse as sp
 
 import nvstate as nvs
+from nvstate.direct_solver import lowering
+from nvstate.direct_solver.way import Way
 from tests.direct_solver import engines, matrices, oracle
 
 solver = engines.solver
@@ -300,19 +302,43 @@ def test_values_that_are_not_known_when_planned(engine):
 @pytest.mark.parametrize("scale", [1e-14, 1e-9, 1.0, 1e12])
 @pytest.mark.parametrize("matrix_type", ["general", "symmetric", "spd"])
 def test_units_of_a_matrix(engine, matrix_type, scale):
-    """PARDISO replaces pivots below a number, whatever the entries are: here it replaced all."""
+    """Engines replace pivots below a number, whatever the entries are: here those of all."""
     a = matrices.of_type(matrix_type, "float64")
     a = sp.csr_array((a.data * scale, a.indices, a.indptr), a.shape)
     b = oracle.random(np.random.default_rng(0), a.shape[0], "float64")
     factor = engine.factored(a, matrix_type=matrix_type)
-    x = solver.solve(factor, engine.put(b))
-    if engine.name == "cudss" and matrix_type == "symmetric" and scale == 1e-14:
-        # As cuDSS's smallest pivot is there, which is left alone: it is told, not garbage.
-        assert engines.status(factor) == 2
-        assert np.isnan(np.asarray(x)).all()
-        return
     assert engines.status(factor) <= 1
-    oracle.require_solution(a, x, b)
+    oracle.require_solution(a, solver.solve(factor, engine.put(b)), b)
+    oracle.require_solution(a, factor.plan(factor.values, engine.put(b)), b)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
+def test_units_are_exact(dtype):
+    """What cuDSS gets of symmetric matrices: nothing is rounded, and nothing overflows."""
+    eye = sp.eye_array(3, format="csr", dtype=dtype)
+    spec = solver.spec(eye, matrix_type="symmetric")
+    least, most = np.finfo(dtype).tiny, np.finfo(dtype).max
+    rows = [[1e-14, -3e-14, 0], [5, 7, 1], [most / 4, 1, -most / 4], [1e-30, 2e-30, 1e-31]]
+    rows += [[0, 0, 0], [least, 0, 0], [np.nan, 1, 2], [np.inf, 1, 2], [most, 0, 0]]
+    values = np.array(rows, dtype)
+    if values.dtype.kind == "c":
+        values[0] *= 1j
+    held, units = map(np.asarray, lowering._in_units(Way(spec), jnp.asarray(values), True))
+    assert held.dtype == dtype
+    assert (np.frexp(units)[0] == 0.5).all()
+    usual = held[:4]
+    largest = np.abs(np.stack([usual.real, usual.imag])).max((0, 2))
+    assert ((largest >= 1) & (largest < 2)).all()
+    assert (usual / units[:4, None] == values[:4]).all()
+    assert (held[4] == 0).all()
+    assert 0 < held[5, 0].real < 2
+    assert np.isnan(held[6, 0])
+    assert not np.isfinite(held[7, 0])
+    assert 1 < held[8, 0].real <= 4
+    for way, on_cuda in ((Way(spec), False), (Way(solver.spec(eye)), True)):
+        same, none = lowering._in_units(way, values, on_cuda)
+        assert same is values
+        assert none is None
 
 
 def test_one_triangle_is_read(engine):
