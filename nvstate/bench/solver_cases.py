@@ -47,7 +47,7 @@ BARS: dict[Group, tuple[Bar, ...]] = {
         Bar("excess", 30, "cuda", OURS, RAW),
     ),
     "loop": (Bar("times", 1.1, "cuda", OURS, RAW),),
-    "solves": (Bar("excess", 30, "cuda", OURS, RAW),),
+    "solves": (Bar("excess", 30, "cuda", OURS, UNCHECKED),),  # the ticket's
 }
 
 

@@ -309,7 +309,9 @@ def test_a_release_gives_the_operands_memory_back():
 def test_free_gives_native_memory_back_now():
     x = jax.device_put(value(2, LARGE), gpu())
     plan = nvs.fft.plan(x, axes=(1,))
-    jax.block_until_ready(plan(x))
+    for _ in range(2):  # what the first one of a process loads is counted as its own, and stays
+        nvs.free(plan)
+        jax.block_until_ready(plan(x))
     gc.collect()
     counted, free = nvs.cache.info(), free_bytes()
     assert counted.bytes > 1 << 20
@@ -366,10 +368,11 @@ def test_a_limit_spares_the_latest_of_a_family_and_counts_what_others_hold():
     gc.collect()
     before = nvs.cache.info()
     small, large, other = (jax.device_put(value(n, LARGE), gpu()) for n in (1, 2, 3))
-    with nvs.resources():
-        nvs.fft.plan(small, axes=(1,))(small)
-        one = nvs.cache.info().bytes - before.bytes
-    gc.collect()
+    for _ in range(2):  # what the first one of a process loads is counted as its own
+        with nvs.resources():
+            nvs.fft.plan(small, axes=(1,))(small)
+            one = nvs.cache.info().bytes - before.bytes
+        gc.collect()
     assert one > 0
     with nvs.resources(limit=one + one // 2):
         first, second = nvs.fft.plan(small, axes=(1,)), nvs.fft.plan(large, axes=(1,))

@@ -533,6 +533,7 @@ def all_but(spare):
 def right(x, a, b):
     oracle.require_solution(a, x, b)
 
+checked(cuda.cuInit(0))
 checked(cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
 checked(cuda.cuCtxSetCurrent(context))
 small, large = matrices.poisson(400, 400), matrices.poisson(60, 50, 40)
