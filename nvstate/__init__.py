@@ -15,7 +15,7 @@ from nvstate._core.verbs import (
     resources,
 )
 
-__version__ = "0.4.1"
+__version__ = "0.4.2"
 
 __all__ = [
     "Bound",
