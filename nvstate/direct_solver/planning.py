@@ -67,8 +67,9 @@ def plan(
             and but for COO's sorted. Or a `SolverSpec`, followed by a matrix with its pattern.
         b: [n] or [n, k] of A's dtype, array, tracer or type: only checked, and where it lives is
             read. A call may bring any k.
-        matrix_type: "general", "symmetric", "hermitian" (equal to its conjugate transpose), "spd"
-            (symmetric positive definite), "hpd" (hermitian positive definite).
+        matrix_type: "general", "symmetric", "hermitian" (equal to its conjugate transpose, so with
+            a real diagonal), "spd" (symmetric positive definite), "hpd" (hermitian positive
+            definite).
         view: which entries are stored: all, "full"; one triangle, "lower" or "upper", not of
             "general".
         reordering: "auto", "nd" (nested dissection), "amd" (minimum degree), "colamd",
@@ -81,8 +82,8 @@ def plan(
         pivoting: "auto", "none", "diagonal", "local", "bunch_kaufman", "global_row",
             "global_column".
         pivot_threshold: from 0 to 1; None for the engine's own.
-        pivot_epsilon: what replaces smaller pivots, on PARDISO as a part of the largest entry; None
-            for the engine's own.
+        pivot_epsilon: what replaces smaller pivots, as a part of the largest entry on PARDISO, and
+            on cuDSS of symmetric and hermitian matrices; None for the engine's own.
         refinement_steps: of iterative refinement; "auto": up to 4 where pivots were
             perturbed or a probe came back with few digits, else 0.
         reuse_pivots: keep the pivots that these values of A give.
