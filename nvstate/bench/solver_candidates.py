@@ -119,7 +119,9 @@ def whole(problem: Problem, platform: str) -> list[Candidate]:
         return ds.solve(ds.factorize(plan, v), b)
 
     def rebuilt() -> Call:
-        plan = problem.planned(factor_slots=1)  # another than the others', who keep theirs
+        # Another problem than the others', who keep theirs, by what is the engine's own anyhow.
+        own = {"pardiso": {"pivot_epsilon": 1e-13}, "superlu": {"pivot_threshold": 1.0}}
+        plan = problem.planned(**own[problem.plan.backend])
         once = problem.turns(jax.jit(lambda v, plan, b: plan(v, b)), plan, problem.b)
 
         def call() -> Any:

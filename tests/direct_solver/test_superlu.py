@@ -64,18 +64,18 @@ def test_which_engine_a_cpu_has(monkeypatch, missing, knobs, want):
 @pytest.mark.parametrize(
     ("knobs", "options", "want"),
     [
-        ({}, {}, {"permc_spec": "COLAMD", "options": {}}),
+        ({}, {}, {"permc_spec": "MMD_AT_PLUS_A", "options": {"SymmetricMode": True}}),
         ({}, {"matrix_type": "symmetric"}, {"permc_spec": "MMD_AT_PLUS_A"}),
         ({}, {"matrix_type": "spd"}, {"diag_pivot_thresh": 0.0}),
-        ({}, {"reordering": "amd"}, {"permc_spec": "MMD_AT_PLUS_A", "options": {}}),
+        ({}, {"reordering": "amd"}, {"permc_spec": "MMD_AT_PLUS_A"}),
         ({}, {"reordering": "colamd"}, {"permc_spec": "COLAMD"}),
         ({}, {"reordering": "none"}, {"permc_spec": "NATURAL"}),
         ({}, {"pivot_threshold": 0.25}, {"diag_pivot_thresh": 0.25}),
         ({"permc_spec": "MMD_ATA"}, {}, {"permc_spec": "MMD_ATA"}),
         ({"relax": 3}, {}, {"relax": 3}),
         ({"panel_size": 5}, {}, {"panel_size": 5}),
-        ({"equilibrate": False}, {}, {"options": {"Equil": False}}),
-        ({"equilibrate": True}, {}, {"options": {"Equil": True}}),
+        ({"equilibrate": False}, {"reordering": "colamd"}, {"options": {"Equil": False}}),
+        ({"equilibrate": True}, {"reordering": "colamd"}, {"options": {"Equil": True}}),
     ],
 )
 def test_options_reach_superlu(spied, knobs, options, want):
@@ -95,9 +95,23 @@ def test_orders_have_an_effect():
     for name in ("NATURAL", "COLAMD", "MMD_AT_PLUS_A"):
         plan = solver.plan(a, knobs=solver.SuperLU(permc_spec=name))
         sizes[name] = int(solver.factorize(plan, a.data).info.lu_nnz)
-        want = scipy.sparse.linalg.splu(sp.csc_array(a.T), permc_spec=name).nnz
+        mode = {"SymmetricMode": True} if name == "MMD_AT_PLUS_A" else {}
+        want = scipy.sparse.linalg.splu(sp.csc_array(a.T), permc_spec=name, options=mode).nnz
         assert sizes[name] == want
-    assert sizes["MMD_AT_PLUS_A"] < sizes["NATURAL"]
+    assert sizes["MMD_AT_PLUS_A"] < sizes["COLAMD"] < sizes["NATURAL"]
+
+
+def test_a_symmetric_pattern_has_an_order_of_its_own(spied):
+    """Whatever the values are: that of SciPy's default leaves more entries."""
+    a = matrices.convection(9)
+    other = a.tolil()
+    other[0, 40] = 0.5
+    for matrix, want in ((a, "MMD_AT_PLUS_A"), (matrices.tidy(sp.csr_array(other)), "COLAMD")):
+        x = SUPERLU.plan(matrix)(SUPERLU.put(matrix.data), SUPERLU.put(np.ones(81)))
+        oracle.require_solution(matrix, x, np.ones(81))
+        said = spied.pop()
+        assert said["permc_spec"] == want
+        assert said["options"].get("SymmetricMode", False) == (matrix is a)
 
 
 def test_refinement_has_an_effect():
