@@ -28,7 +28,7 @@ def factorize(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
     members = values.shape[0]
     if not members:
         return [jnp.zeros((0, WORDS), np.uint32), jnp.zeros((0, WORDS), np.int32)]
-    values, _ = _in_units(way, values, on_cuda)
+    values, _, _ = _in_units(way, values, on_cuda)
     given = (*_told(pattern), values, *_beside(way, pattern, values, on_cuda))
     return call(given, _call(way, choices, "factorize", _tickets(members)))
 
@@ -42,16 +42,16 @@ def solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
     if not on_cuda:
         given = (*_told(pattern), values, ticket, b)
         return call(given, _call(way, choices, "solve", said))
-    values, units = _in_units(way, values, on_cuda)
+    values, unit, _ = _in_units(way, values, on_cuda)
     prints = fingerprint(values)
     given = (*_told(pattern), values, _check(ticket, prints), b)
     if choices_.options(choices)["on_stale"] != "nan":
         (x,) = call(given, _call(way, choices, "solve", said))
-        return [_times(x, units)]
+        return [_times(x, unit)]
     seen_type = (((values.shape[0], 4), "uint32"),)
     x, seen = call(given, _call(way, choices, "solve", said + seen_type))
     same = (seen[:, :2] == ticket[:, 4:6]) & (seen[:, 2:] == prints[:, :2])
-    return [jnp.where(same.all(1)[:, None, None], _times(x, units), jnp.nan)]
+    return [jnp.where(same.all(1)[:, None, None], _times(x, unit), jnp.nan)]
 
 
 def factorize_solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
@@ -59,11 +59,11 @@ def factorize_solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any
     *pattern, values, b, choices = operands
     if 0 in b.shape:
         return [jnp.zeros_like(b), *factorize(way, *pattern, values, choices, on_cuda=on_cuda)]
-    values, units = _in_units(way, values, on_cuda)
+    values, unit, _ = _in_units(way, values, on_cuda)
     given = (*_told(pattern), values, *_beside(way, pattern, values, on_cuda), b)
     said = _solution(b) + _tickets(values.shape[0])
     x, *outcome = call(given, _call(way, choices, "factorize_solve", said))
-    return [_times(x, units), *outcome]
+    return [_times(x, unit), *outcome]
 
 
 def diagonal(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
@@ -71,11 +71,11 @@ def diagonal(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
     *pattern, values, ticket, choices = operands
     if not values.shape[0]:
         return [jnp.zeros((0, way.spec.n), values.dtype)]
-    values, units = _in_units(way, values, on_cuda)
+    values, _, inverse = _in_units(way, values, on_cuda)
     named = _check(ticket, fingerprint(values)) if on_cuda else ticket
     said = (((values.shape[0], way.spec.n), str(values.dtype)),)
     (found,) = call((*_told(pattern), values, named), _call(way, choices, "diagonal", said))
-    return [_times(found, None if units is None else 1 / units)]
+    return [_times(found, inverse)]
 
 
 def waiting(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
@@ -90,12 +90,12 @@ def fused(way: Way, *operands: Any) -> list[Any]:
     if 0 in b.shape or values.shape[0] != 1 or not _needs_no_answer(spec, choices):
         return waiting(way, *operands, on_cuda=True)
     _, indices, rows, *_ = pattern
-    held, units = _in_units(way, values, True)
+    held, unit, _ = _in_units(way, values, True)
     signs, image = _probe(way, pattern, held)
     given = jnp.concatenate([b, image], axis=1)
     made = _call(way, choices, "fused", _solution(given))
     (whole,) = call((*_told(pattern), held, given), made)
-    x, probe = _times(whole[:, :-1], units), whole[:, -1:]
+    x, probe = _times(whole[:, :-1], unit), whole[:, -1:]
     right = jnp.abs(probe - signs).max() <= RIGHT  # not where it is NaN
     x = jnp.where(right, x, jnp.nan)
     if spec.refinement_steps == 0:
@@ -118,28 +118,38 @@ def backward_error(way: Way, rows: Any, indices: Any, values: Any, x: Any, b: An
     return jnp.where(size == 0, size, size / jnp.where(scale == 0, 1, scale))
 
 
-def _in_units(way: Way, values: Any, on_cuda: bool) -> tuple[Any, Any]:
-    """Values as an engine takes them, and what each member [B] was multiplied with for that.
+def _in_units(way: Way, values: Any, on_cuda: bool) -> tuple[Any, Any, Any]:
+    """Values as an engine takes them, what each member [B] was multiplied with, and its inverse.
 
     cuDSS replaces pivots of symmetric matrices below a number, whatever the entries are: so it gets
     them times a power of two, with which the largest is from 1 to 2. None: as they are. PARDISO's
     are multiplied in native code.
+
+    The power is made of bits: on a GPU `ldexp` is not exact, and then a program whose values are
+    constants, which XLA computes on the host, would have other fingerprints.
     """
     if not on_cuda or way.spec.matrix_type not in ("symmetric", "hermitian"):
-        return values, None
+        return values, None, None
     parts = [values.real, values.imag] if jnp.iscomplexobj(values) else [values]
     largest = jnp.stack([jnp.abs(part).max(1, initial=0) for part in parts]).max(0)
-    bound = np.finfo(values.dtype).maxexp - 2
-    _, exponent = jnp.frexp(largest)
-    units = jnp.ldexp(jnp.ones_like(largest), jnp.clip(1 - exponent, -bound, bound))
-    return values * units[:, None].astype(values.dtype), units
+    about = np.finfo(values.dtype)
+    bias, whole = about.maxexp - 1, np.dtype(f"int{about.bits}").type
+    exponent = jax.lax.bitcast_convert_type(largest, whole) >> whole(about.nmant)
+    biased = jnp.clip(2 * bias - exponent, 1, 2 * bias - 1).astype(
+        whole
+    )  # no subnormal, nor 1 / it
+    unit, inverse = (
+        jax.lax.bitcast_convert_type(bits << whole(about.nmant), largest.dtype)
+        for bits in (biased, whole(2 * bias) - biased)
+    )
+    return values * unit[:, None].astype(values.dtype), unit, inverse
 
 
-def _times(x: Any, units: Any) -> Any:
+def _times(x: Any, unit: Any) -> Any:
     """Each member [B, ...] times its unit."""
-    if units is None:
+    if unit is None:
         return x
-    return x * units.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+    return x * unit.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
 
 
 def _needs_no_answer(spec: Any, choices: Choices) -> bool:

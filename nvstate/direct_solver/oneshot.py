@@ -73,7 +73,7 @@ def spsolve(
         matching: of large entries to the diagonal.
         pivoting: which kind.
         pivot_threshold: of pivoting.
-        pivot_epsilon: what replaces smaller pivots.
+        pivot_epsilon: what replaces smaller pivots; as `plan` says.
         refinement_steps: of iterative refinement.
         reuse_pivots: keep the pivots that these values give: of no use in one call.
         deterministic: equal bits in every run.

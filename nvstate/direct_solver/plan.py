@@ -199,8 +199,8 @@ class SolverPlan(Plan):
     def leaves(self) -> Leaves:  # pyright: ignore[reportIncompatibleVariableOverride]
         """The arrays, on the plan's device; replicated, if its operands are on several.
 
-        On the default device they are not committed to it, so that a program whose other arguments
-        are on several devices may take them there.
+        On the process's first device they are not committed to it, so that a program whose other
+        arguments are on several devices may take them there.
 
         A program that they were donated to, as with a factor, has deleted them: then they are put
         there again.
@@ -382,9 +382,10 @@ def _of_a_batch(plan: SolverPlan, batch: tuple[int, ...]) -> SolverPlan:
 
 
 def _put(host: Leaves, there: Any) -> Leaves:
-    leaves = jax.device_put(tuple(host))
-    if there is None or leaves[0].sharding == there:
-        return Leaves(*leaves)
+    first = jax.local_devices()[0]
+    if there == jax.sharding.SingleDeviceSharding(first):
+        with jax.default_device(first):  # whatever it is where this is called
+            return Leaves(*jax.device_put(tuple(host)))
     return Leaves(*jax.device_put(tuple(host), there))
 
 

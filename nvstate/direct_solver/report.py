@@ -81,6 +81,8 @@ def moves(plan: SolverPlan) -> list[str]:
     symmetric = spec.matrix_type not in ("general",)
     if plan.backend == "pardiso" and symmetric and spec.stored_view != "upper":
         found.append("the upper triangle is picked as a factorization copies its values")
+    if plan.backend == "cudss" and spec.matrix_type in ("symmetric", "hermitian"):
+        found.append("values are multiplied with a power of two, in each call")
     found.append("b [n, k] with k > 1 is transposed to [k, n], and x back; a b [n] is not moved")
     if plan.placement is not None and plan.placement.package == "numpy":
         found.append(f"x is copied once, from {plan.platform} to an array of NumPy's")

@@ -312,6 +312,48 @@ def test_units_of_a_matrix(engine, matrix_type, scale):
     oracle.require_solution(a, factor.plan(factor.values, engine.put(b)), b)
 
 
+@pytest.mark.parametrize("scale", [1e-14, 1e12])
+@pytest.mark.parametrize("option", ["matching", "reuse_pivots"])
+def test_units_of_reference_values(engine, option, scale):
+    """Those that the plan keeps have the units of those that come."""
+    if engine.name == "superlu" or (engine.name, option) == ("pardiso", "reuse_pivots"):
+        pytest.skip("it has no such option")
+    a = matrices.of_type("symmetric", "float64")
+    a = sp.csr_array((a.data * scale, a.indices, a.indptr), a.shape)
+    b = oracle.random(np.random.default_rng(0), a.shape[0], "float64")
+    options = {"matching": "product"} if option == "matching" else {"reuse_pivots": True}
+    factor = engine.factored(a, matrix_type="symmetric", **options)
+    assert engines.status(factor) <= 1
+    for other in (factor.values, 1.25 * factor.values):
+        factor = solver.factorize(factor.plan, other)
+        whole = sp.csr_array((np.asarray(other), a.indices, a.indptr), a.shape)
+        oracle.require_solution(whole, solver.solve(factor, engine.put(b)), b)
+
+
+def test_values_that_are_constants_are_the_same(engine):
+    """XLA computes with them on the host; what tells values apart must not see that."""
+    a = matrices.of_type("symmetric", "float64")
+    b = oracle.random(np.random.default_rng(0), a.shape[0], "float64")
+    plan = engine.plan(a, matrix_type="symmetric", on_stale="raise")
+    for scale in (1.0, 7.0, 40.0, 1e3, 1e5, 1e-3, 1e-7):
+        factor = solver.factorize(plan, engine.put(a.data * scale))
+        x = jax.jit(lambda b, factor=factor: solver.solve(factor, b))(engine.put(b))
+        whole = sp.csr_array((a.data * scale, a.indices, a.indptr), a.shape)
+        oracle.require_solution(whole, x, b)
+
+
+@pytest.mark.gpu
+def test_units_are_exact_on_a_gpu():
+    """Of every exponent."""
+    spec = solver.spec(sp.eye_array(1, format="csr"), matrix_type="symmetric")
+    exponents = np.arange(-1021, 1023)
+    values = jax.device_put(np.ldexp(1.5, exponents)[:, None], jax.devices("cuda")[0])
+    held, units, inverses = jax.jit(lambda v: lowering._in_units(Way(spec), v, True))(values)
+    assert (np.frexp(units)[0] == 0.5).all()
+    assert (np.asarray(units * inverses) == 1).all()
+    assert (np.asarray(held)[:, 0] == 1.5).all()
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64", "complex64", "complex128"])
 def test_units_are_exact(dtype):
     """What cuDSS gets of symmetric matrices: nothing is rounded, and nothing overflows."""
@@ -323,9 +365,11 @@ def test_units_are_exact(dtype):
     values = np.array(rows, dtype)
     if values.dtype.kind == "c":
         values[0] *= 1j
-    held, units = map(np.asarray, lowering._in_units(Way(spec), jnp.asarray(values), True))
+    made = jax.jit(lambda v: lowering._in_units(Way(spec), v, True))(jnp.asarray(values))
+    held, units, inverses = map(np.asarray, made)
     assert held.dtype == dtype
     assert (np.frexp(units)[0] == 0.5).all()
+    assert (units * inverses == 1).all()
     usual = held[:4]
     largest = np.abs(np.stack([usual.real, usual.imag])).max((0, 2))
     assert ((largest >= 1) & (largest < 2)).all()
@@ -336,9 +380,9 @@ def test_units_are_exact(dtype):
     assert not np.isfinite(held[7, 0])
     assert 1 < held[8, 0].real <= 4
     for way, on_cuda in ((Way(spec), False), (Way(solver.spec(eye)), True)):
-        same, none = lowering._in_units(way, values, on_cuda)
+        same, *none = lowering._in_units(way, values, on_cuda)
         assert same is values
-        assert none is None
+        assert none == [None, None]
 
 
 def test_one_triangle_is_read(engine):

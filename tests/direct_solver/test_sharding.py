@@ -327,6 +327,11 @@ def test_a_plan_of_arrays_goes_along(pardiso, kind):
     x = np.asarray(run(plan, *split))
     for i in range(4):
         require(values[i], x[i], b[i])
+    one = jnp.asarray(values[0]), jnp.asarray(b[0])
+    with jax.set_mesh(mesh):  # of which these know nothing
+        require(values[0], plan(*one), b[0])
+        require(values[0], jax.jit(lambda plan, v, b: plan(v, b))(plan, *one), b[0])
+        require(values[0], solver.solve(solver.factorize(plan, one[0]), one[1]), b[0])
     there = jax.devices("cpu")[2]
     moved = copy.copy(A)
     moved.data = jax.device_put(values[0], there)
@@ -334,6 +339,9 @@ def test_a_plan_of_arrays_goes_along(pardiso, kind):
     assert {x.device for x in own.leaves} == {there}
     with pytest.raises(ValueError, match="incompatible devices"):
         run(own, *split)
+    with jax.default_device(there):  # where its leaves are first asked for does not matter
+        first = pardiso.plan(2 * A)
+        assert {x.device for x in first.leaves} == {jax.devices("cpu")[0]}
 
 
 def test_two_devices_have_two_rings(pardiso):

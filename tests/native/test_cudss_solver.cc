@@ -143,7 +143,9 @@ class Plan {
     auto operands = Pattern(values);
     operands.emplace_back(XLA_FFI_DataType_U32, Dims{batch, 4}, prints.data());
     operands.emplace_back(XLA_FFI_DataType_F64, Dims{batch, 0}, nullptr);
-    return Done(Of("factorize").Execute(run_, operands, Outcome(factor)), {}) ? factor : Factor{};
+    if (!Done(Of("factorize").Execute(run_, operands, Outcome(factor)), {})) return {};
+    CheckInfo(factor);
+    return factor;
   }
 
   Factor FactorizeSolve(const Values& values, bool transposed = false) {
@@ -160,6 +162,7 @@ class Plan {
     results.emplace(results.begin(), XLA_FFI_DataType_F64, Dims{batch, k, kN}, x.data());
     const frame::Site& site = Of("factorize_solve", transposed);
     if (!Done(site.Execute(run_, operands, results), {})) return {};
+    CheckInfo(factor);
     Check(factor, x, b, k, transposed);
     return factor;
   }
@@ -282,6 +285,21 @@ class Plan {
         site.Execute(run_, Operands(factor, check, b, k),
                      {{XLA_FFI_DataType_F64, {factor.batch(), k, kN}, x.data()}});
     if (Done(message, expected)) Check(factor, x, b, k, transposed);
+  }
+
+  // What is known of the pivots.
+  void CheckInfo(const Factor& factor) const {
+    for (int64_t i = 0; i < factor.batch(); ++i) {
+      const int32_t* const info = &factor.info[static_cast<size_t>(8 * i)];
+      const double first = factor.values[static_cast<size_t>(kNnz * i)];
+      const bool weak = std::abs(first) < 1e-12, failed = knobs_.type == "spd" && first < 0;
+      EXPECT(info[0] == (failed ? solver::kNotDefinite : weak ? solver::kPerturbed : solver::kOk));
+      EXPECT(info[1] == (weak ? 1 : 0));
+      const bool has_inertia = knobs_.type == "symmetric";
+      EXPECT(info[2] == (!has_inertia ? -1 : first > 0 ? 3 : 0));
+      EXPECT(info[3] == (!has_inertia ? -1 : first > 0 ? 0 : 3));
+      EXPECT(info[4] == (failed ? 0 : -1));
+    }
   }
 
   // Right, or NaN where the factorization failed.

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <cstring>
 #include <utility>
+#include <vector>
 
 namespace nvstate::cudss {
 namespace {
@@ -52,7 +53,13 @@ Ring::Ring(int device, const solver::Options& options, const Shape& shape,
                                               "kept as reference");
   }
   if (reference != nullptr) {
-    reference_ = Buffer(context_, reference, static_cast<size_t>(shape.value_bytes()));
+    const auto* const first = static_cast<const char*>(reference);
+    std::vector<char> values(first, first + shape.value_bytes());
+    if (options.has_inertia()) {  // in units as the values come
+      solver::Multiply(shape.element, values.data(), shape.nnz,
+                       solver::Scale(shape.element, values.data(), shape.nnz));
+    }
+    reference_ = Buffer(context_, values.data(), values.size());
   }
   if (uniform_) batched_.emplace(options, shape.batch, TotalBytes());
   if (options.hybrid_execute) {

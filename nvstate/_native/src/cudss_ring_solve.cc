@@ -103,7 +103,10 @@ void Ring::Diagonal(int64_t slot, int64_t element, void* to) {
     FillNan(to, static_cast<size_t>(shape_.vector_bytes()), context_.stream());
     return;
   }
-  if (!SystemOf(held_[static_cast<size_t>(slot)], element).Diagonal(to)) {
+  bool found = false;
+  OrEmptied(slot,
+            [&] { found = SystemOf(held_[static_cast<size_t>(slot)], element).Diagonal(to); });
+  if (!found) {
     throw Failure(Code::kInvalidArgument,
                   "cuDSS gives no diagonal of factors with these options; plan with "
                   "`reordering=\"colamd\"`, with which it does");

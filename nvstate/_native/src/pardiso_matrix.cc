@@ -13,19 +13,6 @@ namespace nvstate::pardiso {
 
 using solver::View;
 
-namespace {
-
-template <typename T>
-T Times(T value, double scale) {
-  return static_cast<T>(value * scale);
-}
-template <typename T>
-std::complex<T> Times(std::complex<T> value, double scale) {
-  return {Times(value.real(), scale), Times(value.imag(), scale)};
-}
-
-}  // namespace
-
 void Indices::Add(int64_t index) {
   if (wide_) {
     wide_items_.push_back(index);
@@ -118,37 +105,6 @@ T Matrix::At(const T* values, int64_t entry) const {
     if (hermitian_ && lower_) return std::conj(value);
   }
   return value;
-}
-
-double Scale(Element element, const void* values, int64_t count) {
-  const double largest = WithType(element, [&](auto zero) {
-    using T = decltype(zero);
-    double found = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const T value = static_cast<const T*>(values)[i];
-      if constexpr (std::is_floating_point_v<T>) {
-        found = std::max(found, std::abs(double{value}));
-      } else {
-        found = std::max(found,
-                         std::max(std::abs(double{value.real()}), std::abs(double{value.imag()})));
-      }
-    }
-    return found;
-  });
-  if (largest == 0) return 1;
-  const int most = IsSingle(element) ? 120 : 1000;
-  return std::ldexp(1.0, -std::clamp(std::ilogb(largest), -most, most));
-}
-
-void Multiply(Element element, void* values, int64_t count, double scale) {
-  if (scale == 1) return;
-  WithType(element, [&](auto zero) {
-    using T = decltype(zero);
-    for (int64_t i = 0; i < count; ++i) {
-      T& value = static_cast<T*>(values)[i];
-      value = Times(value, scale);
-    }
-  });
 }
 
 void Matrix::Gather(const void* values, void* out) const {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <limits>
 #include <numeric>
+#include <type_traits>
 #include <vector>
 
 #include "nvstate/solver.h"
@@ -158,6 +159,37 @@ double ProbeError(Element element, const void* x, int64_t first, int64_t count) 
     const double all = std::accumulate(std::begin(sum), std::end(sum), 0.0);
     return std::isfinite(all) ? std::sqrt(*std::max_element(std::begin(largest), std::end(largest)))
                               : std::numeric_limits<double>::infinity();
+  });
+}
+
+double Scale(Element element, const void* values, int64_t count) {
+  const double largest = WithType(element, [&](auto zero) {
+    using T = decltype(zero);
+    double found = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const T value = static_cast<const T*>(values)[i];
+      if constexpr (std::is_floating_point_v<T>) {
+        found = std::max(found, std::abs(double{value}));
+      } else {
+        found = std::max(found,
+                         std::max(std::abs(double{value.real()}), std::abs(double{value.imag()})));
+      }
+    }
+    return found;
+  });
+  if (largest == 0) return 1;
+  const int most = IsSingle(element) ? 120 : 1000;
+  return std::ldexp(1.0, -std::clamp(std::ilogb(largest), -most, most));
+}
+
+void Multiply(Element element, void* values, int64_t count, double scale) {
+  if (scale == 1) return;
+  WithType(element, [&](auto zero) {
+    using T = decltype(zero);
+    for (int64_t i = 0; i < count; ++i) {
+      T& value = static_cast<T*>(values)[i];
+      value = Times(value, scale);
+    }
   });
 }
 

@@ -22,9 +22,12 @@
 namespace nvstate::pardiso {
 
 using solver::Element;
+using solver::Multiply;
 using solver::Numerics;
 using solver::Options;
 using solver::Pattern;
+using solver::Scale;
+using solver::Times;
 
 struct Problem {
   Options options;
@@ -96,12 +99,6 @@ class Matrix {
   std::vector<int64_t> from_;   // -1: a zero. Empty: all, as they are
   std::vector<bool> diagonal_;  // of hermitian matrices
 };
-
-// PARDISO replaces pivots below a number, whatever the matrix's entries are: of a matrix in small
-// units all, of one in large units none (measured). So what it gets is multiplied with this power
-// of two, which is exact, and the largest entry is from 1 to 2.
-double Scale(Element element, const void* values, int64_t count);
-void Multiply(Element element, void* values, int64_t count, double scale);
 
 using Iparm = std::array<int64_t, 65>;  // by Intel's numbers, from 1
 

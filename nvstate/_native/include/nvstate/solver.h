@@ -226,6 +226,21 @@ constexpr int64_t kAutoSteps = 4;
 constexpr double kPoor = 50;
 inline double HopelessError(Element element) { return std::sqrt(Roundoff(element)); }
 
+// Engines replace pivots below a number, whatever the matrix's entries are: of a matrix in small
+// units all, of one in large units none (measured: PARDISO's, and cuDSS's of symmetric matrices).
+// So what they get is multiplied with this power of two, which is exact, and the largest entry is
+// from 1 to 2.
+double Scale(Element element, const void* values, int64_t count);
+void Multiply(Element element, void* values, int64_t count, double scale);
+template <typename T>
+T Times(T value, double scale) {
+  return static_cast<T>(value * scale);
+}
+template <typename T>
+std::complex<T> Times(std::complex<T> value, double scale) {
+  return {Times(value.real(), scale), Times(value.imag(), scale)};
+}
+
 bool AllFinite(Element element, const void* values, int64_t count);
 void FillNan(void* out, int64_t bytes);  // every byte 0xFF
 
