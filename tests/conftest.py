@@ -37,9 +37,9 @@ def pytest_collection_modifyitems(items):
     for item in items:
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         conforms = "case" in parameters and item.path.parent.name == "conformance"
-        if conforms or item.get_closest_marker("thinned"):
-            if zlib.crc32(item.nodeid.encode()) % 2:
-                item.add_marker("slow")
+        thinned = conforms or item.get_closest_marker("thinned")
+        if thinned and zlib.crc32(item.nodeid.encode()) % 2:
+            item.add_marker("slow")
         if item.get_closest_marker("optimized") and not OPTIMIZED:
             item.add_marker(pytest.mark.skip(reason="of programs as users compile them"))
 
