@@ -135,9 +135,8 @@ def _in_units(way: Way, values: Any, on_cuda: bool) -> tuple[Any, Any, Any]:
     about = np.finfo(values.dtype)
     bias, whole = about.maxexp - 1, np.dtype(f"int{about.bits}").type
     exponent = jax.lax.bitcast_convert_type(largest, whole) >> whole(about.nmant)
-    biased = jnp.clip(2 * bias - exponent, 1, 2 * bias - 1).astype(
-        whole
-    )  # no subnormal, nor 1 / it
+    # Neither it nor its inverse is subnormal.
+    biased = jnp.clip(2 * bias - exponent, 1, 2 * bias - 1).astype(whole)
     unit, inverse = (
         jax.lax.bitcast_convert_type(bits << whole(about.nmant), largest.dtype)
         for bits in (biased, whole(2 * bias) - biased)

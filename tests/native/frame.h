@@ -148,15 +148,16 @@ inline const XLA_FFI_Api* Api() {
 
 }  // namespace internal
 
+// Of the state of sites, once, before there are any.
+inline void Register(void* type_id) { static_cast<XLA_FFI_TypeId*>(type_id)->type_id = 1; }
+
 // One call in an executable. Threads may call at once.
 class Site {
  public:
-  Site(XLA_FFI_Handler* instantiate, XLA_FFI_Handler* execute, void* type_id, void* type_info)
+  Site(XLA_FFI_Handler* instantiate, XLA_FFI_Handler* execute, void* type_info)
       : instantiate_(instantiate),
         execute_(execute),
-        type_info_(static_cast<XLA_FFI_TypeInfo*>(type_info)) {
-    static_cast<XLA_FFI_TypeId*>(type_id)->type_id = 1;  // as if it were registered
-  }
+        type_info_(static_cast<XLA_FFI_TypeInfo*>(type_info)) {}
   ~Site() {
     if (state_ != nullptr) type_info_->deleter(state_);
   }

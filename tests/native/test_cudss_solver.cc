@@ -369,7 +369,7 @@ class Plan {
     all.String("on_stale", on_stale);
     all.String("hybrid_memory", "");
     site = std::make_unique<frame::Site>(nvstate_cudss_v1_instantiate, nvstate_cudss_v1_execute,
-                                         nvstate_cudss_v1_type_id(), nvstate_cudss_v1_type_info());
+                                         nvstate_cudss_v1_type_info());
     const std::string message = site->Instantiate(all);
     if (!message.empty()) std::puts(message.c_str());
     EXPECT(message.empty());
@@ -544,6 +544,7 @@ void TestThreads() {
 int main(int, char** argv) {
   nvstate::Library::Open("cuda", argv[1]);
   nvstate::Library::Open("cudss", argv[1]);
+  frame::Register(nvstate_cudss_v1_type_id());
   const Fake fake(argv[1]);
   TestFailures(fake);
   TestThreads();
