@@ -29,7 +29,7 @@ def factorize(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
     if not members:
         return [jnp.zeros((0, WORDS), np.uint32), jnp.zeros((0, WORDS), np.int32)]
     values, _, _ = _in_units(way, values, on_cuda)
-    given = (*_told(pattern), values, *_beside(way, pattern, values, on_cuda))
+    given = (*_told(way, choices, pattern), values, *_beside(way, pattern, values, on_cuda))
     return call(given, _call(way, choices, "factorize", _tickets(members)))
 
 
@@ -40,11 +40,11 @@ def solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
         return [jnp.zeros_like(b)]
     said = _solution(b)
     if not on_cuda:
-        given = (*_told(pattern), values, ticket, b)
+        given = (*_told(way, choices, pattern), values, ticket, b)
         return call(given, _call(way, choices, "solve", said))
     values, unit, _ = _in_units(way, values, on_cuda)
     prints = fingerprint(values)
-    given = (*_told(pattern), values, _check(ticket, prints), b)
+    given = (*_told(way, choices, pattern), values, _check(ticket, prints), b)
     if choices_.options(choices)["on_stale"] != "nan":
         (x,) = call(given, _call(way, choices, "solve", said))
         return [_times(x, unit)]
@@ -60,7 +60,7 @@ def factorize_solve(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any
     if 0 in b.shape:
         return [jnp.zeros_like(b), *factorize(way, *pattern, values, choices, on_cuda=on_cuda)]
     values, unit, _ = _in_units(way, values, on_cuda)
-    given = (*_told(pattern), values, *_beside(way, pattern, values, on_cuda), b)
+    given = (*_told(way, choices, pattern), values, *_beside(way, pattern, values, on_cuda), b)
     said = _solution(b) + _tickets(values.shape[0])
     x, *outcome = call(given, _call(way, choices, "factorize_solve", said))
     return [_times(x, unit), *outcome]
@@ -74,7 +74,8 @@ def diagonal(way: Way, *operands: Any, on_cuda: bool = False) -> list[Any]:
     values, _, inverse = _in_units(way, values, on_cuda)
     named = _check(ticket, fingerprint(values)) if on_cuda else ticket
     said = (((values.shape[0], way.spec.n), str(values.dtype)),)
-    (found,) = call((*_told(pattern), values, named), _call(way, choices, "diagonal", said))
+    given = (*_told(way, choices, pattern), values, named)
+    (found,) = call(given, _call(way, choices, "diagonal", said))
     return [_times(found, inverse)]
 
 
@@ -94,7 +95,7 @@ def fused(way: Way, *operands: Any) -> list[Any]:
     signs, image = _probe(way, pattern, held)
     given = jnp.concatenate([b, image], axis=1)
     made = _call(way, choices, "fused", _solution(given))
-    (whole,) = call((*_told(pattern), held, given), made)
+    (whole,) = call((*_told(way, choices, pattern), held, given), made)
     x, probe = _times(whole[:, :-1], unit), whole[:, -1:]
     right = jnp.abs(probe - signs).max() <= RIGHT  # not where it is NaN
     x = jnp.where(right, x, jnp.nan)
@@ -174,8 +175,13 @@ def _probe(way: Way, pattern: Any, values: Any) -> tuple[Any, Any]:
     return signs, of
 
 
-def _told(pattern: Any) -> tuple[Any, ...]:
+def _told(way: Way, choices: Choices, pattern: Any) -> tuple[Any, ...]:
+    """What engines read of a pattern; an array without elements where there is none."""
     indptr, indices, _, permutation, reference = pattern
+    if not choices_.permutation(way.spec, choices):
+        permutation = jnp.zeros(0, np.int32)
+    if not way.spec.reference:
+        reference = jnp.zeros(0, way.spec.dtype)
     return indptr, indices, permutation, reference
 
 

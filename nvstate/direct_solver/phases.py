@@ -8,9 +8,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import jax
+import jax.numpy as jnp
+
+from nvstate.direct_solver.spec import Leaves
 
 if TYPE_CHECKING:
     from nvstate.direct_solver.plan import SolverPlan
+    from nvstate.direct_solver.spec import SolverSpec
 
 KEPT = 128
 _MEMORY = "_phases"  # of a plan: its own, found without a hash of the spec
@@ -31,12 +35,26 @@ def jitted(plan: SolverPlan, function: Any, **static: Any) -> Any:
         with _lock:
             found = _recent.pop(key, None)
             if found is None:
-                given = functools.partial(function, plan.spec, plan.choices, **static)
-                found = jax.jit(functools.update_wrapper(given, function))
+                found = jax.jit(_given(function, plan.spec, plan.choices, static))
             own[name] = _recent[key] = found
             if len(_recent) > KEPT:
                 _recent.popitem(last=False)
-    return functools.partial(found, plan.leaves)
+    # None of those without elements: see `way.pattern`.
+    return functools.partial(found, Leaves(*(x if x.size else None for x in plan.leaves)))
+
+
+def _given(function: Any, spec: SolverSpec, choices: Any, static: dict[str, Any]) -> Any:
+    types = {"reference": spec.dtype}
+
+    @functools.wraps(function)
+    def run(leaves: Leaves, *arrays: Any) -> Any:
+        whole = {
+            name: jnp.zeros(0, types.get(name, "int32")) if x is None else x
+            for name, x in leaves._asdict().items()
+        }
+        return function(spec, choices, Leaves(**whole), *arrays, **static)
+
+    return run
 
 
 def drop(plan: SolverPlan) -> None:

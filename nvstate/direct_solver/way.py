@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from typing import Any
 
+import jax.numpy as jnp
+
 from nvstate.direct_solver.spec import SolverSpec
 
 # Leaves that programs read, then what each primitive has besides.
@@ -41,5 +43,10 @@ class Way:
 
 
 def pattern(leaves: Any) -> tuple[Any, ...]:
-    """The leaves that programs read, in their order."""
-    return tuple(getattr(leaves, name) for name in PATTERN)
+    """The leaves that programs read, in their order.
+
+    A zero stands for those without elements: jax 0.11 ends the process over such an array where it
+    goes in or out of a `shard_map` over several CPUs, as what a gradient keeps does.
+    """
+    read = (getattr(leaves, name) for name in PATTERN)
+    return tuple(x if x.size else jnp.zeros((*x.shape[:-1], 1), x.dtype) for x in read)
