@@ -126,8 +126,8 @@ def _in_units(way: Way, values: Any, on_cuda: bool) -> tuple[Any, Any, Any]:
     them times a power of two, with which the largest is from 1 to 2. None: as they are. PARDISO's
     are multiplied in native code.
 
-    The power is made of bits: on a GPU `ldexp` is not exact, and then a program whose values are
-    constants, which XLA computes on the host, would have other fingerprints.
+    The power is made of bits: what `ldexp` compiles to for a GPU is not exact, and then a program
+    whose values are constants, which XLA computes on the host, would have other fingerprints.
     """
     if not on_cuda or way.spec.matrix_type not in ("symmetric", "hermitian"):
         return values, None, None

@@ -184,9 +184,9 @@ def _is_symmetric(indptr: Array, indices: Array) -> bool:
 def _options(spec: SolverSpec, choices: Choices, is_symmetric: bool) -> dict[str, Any]:
     """The keywords of `splu`; `is_symmetric`: the pattern of a general matrix is.
 
-    Measured on grids, meshes and networks: with a minimum degree ordering of A + Aᵀ
-    and its symmetric mode, which still pivots, factors of such have about half of the entries that
-    SciPy's default leaves. Without that mode one took eighty times as long.
+    Measured (SciPy 1.17.1) on 16 grids, meshes and networks: with a minimum degree ordering of
+    A + Aᵀ and its symmetric mode, which still pivots, factors of such have from 0.55 to 1.16 times
+    the entries that SciPy's default leaves. Without that mode one took eighty times as long.
     """
     said = choices_.options(choices)
     symmetric = is_symmetric or spec.matrix_type != "general"
